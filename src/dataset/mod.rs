@@ -1,0 +1,45 @@
+//! Labelled images: where they come from, how they are listed, and how they reach a network.
+
+use crate::error::Result;
+
+/// Labelled images ready for a network: all that training and encoding know of a data set.
+pub trait Examples: Sync {
+    /// How many images there are.
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many classes the labels speak of.
+    fn classes(&self) -> usize;
+
+    /// The classes of one image, ascending; empty if it has none.
+    fn labels(&self, index: usize) -> &[u32];
+
+    /// Side of the square the network sees, in pixels.
+    fn side(&self) -> usize;
+
+    /// The given batches of images, in order, prepared ahead of their use.
+    fn batches(&self, order: Vec<Vec<u32>>, augment: Option<Augment>) -> Box<dyn Iterator<Item = Result<Batch>> + '_>;
+}
+
+/// One batch, ready for the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Positions in the list, as asked for.
+    pub index: Vec<u32>,
+    /// `[n, 3, side, side]`, row-major, normalised.
+    pub pixels: Vec<f32>,
+}
+
+/// How training images are varied. The draw for an image depends on `seed`, `epoch` and its position only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Augment {
+    pub seed: u64,
+    pub epoch: u64,
+    /// Crop at a random place instead of the centre.
+    pub crop: bool,
+    /// Mirror half of the images.
+    pub flip: bool,
+}
