@@ -191,7 +191,7 @@ fn window(text: &str, column: usize) -> (String, usize) {
     if text.chars().count() <= WIDEST {
         return (text, 0);
     }
-    let skipped = if column > WIDEST / 2 { column - WIDEST / 2 } else { 0 };
+    let skipped = column.saturating_sub(WIDEST / 2);
     (text.chars().skip(skipped).take(WIDEST).collect(), skipped)
 }
 
@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_place_and_its_hints() {
-        let place = Place::File { file: "a.toml".into(), line: 11, column: 1, text: "learning_rte = 1".into(), width: 12 };
+        let place =
+            Place::File { file: "a.toml".into(), line: 11, column: 1, text: "learning_rte = 1".into(), width: 12 };
         let error = Error::input("unknown key `learning_rte`").at(place).hint("did you mean `learning_rate`?");
         let expected = "error: unknown key `learning_rte`\n  --> a.toml:11:1\n   |\n11 | learning_rte = 1\n   | ^^^^^^^^^^^^\nhint: did you mean `learning_rate`?";
         assert_eq!(error.render("error"), expected);
