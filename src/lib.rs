@@ -10,3 +10,5 @@ pub mod suggest;
 // The domain: knows nothing of pipelines.
 pub mod dataset;
 pub mod image;
+pub mod npy;
+pub mod retrieval;

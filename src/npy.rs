@@ -1,0 +1,336 @@
+//! NumPy's `.npy` files: arrays out for other programs, and in from them.
+//!
+//! Written as version 1.0, byte for byte as `numpy.save` does: `\x93NUMPY`, 1, 0, the header's length as u16, then
+//! `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }` padded with spaces and a newline to a multiple of 64
+//! bytes from the start of the file, then the values row by row.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use crate::error::{Error, Place, Result};
+
+const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// The values start at a multiple of this.
+const ALIGNMENT: usize = 64;
+
+/// An array from a file, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    /// Length of each dimension; empty for a single number.
+    pub shape: Vec<usize>,
+    pub values: Values,
+}
+
+/// The types that are read, by their names in Rust.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    U8(Vec<u8>),
+    I8(Vec<i8>),
+    I64(Vec<i64>),
+    Bool(Vec<bool>),
+}
+
+impl Array {
+    /// The values as f64, exact except for integers beyond 2^53.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match &self.values {
+            Values::F32(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::F64(values) => values.clone(),
+            Values::U8(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::I8(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::I64(values) => values.iter().map(|&x| x as f64).collect(),
+            Values::Bool(values) => values.iter().map(|&x| f64::from(u8::from(x))).collect(),
+        }
+    }
+}
+
+/// Writes `[rows, columns]` of f32, row by row; `values` has `rows * columns` of them.
+pub fn write_f32(path: &Path, [rows, columns]: [usize; 2], values: impl IntoIterator<Item = f32>) -> Result<()> {
+    write(path, "<f4", rows, columns, values.into_iter().map(f32::to_le_bytes))
+}
+
+/// Writes `[rows, columns]` of u8, row by row; `values` has `rows * columns` of them.
+pub fn write_u8(path: &Path, [rows, columns]: [usize; 2], values: impl IntoIterator<Item = u8>) -> Result<()> {
+    write(path, "|u1", rows, columns, values.into_iter().map(|byte| [byte]))
+}
+
+fn write<const N: usize>(
+    path: &Path,
+    descr: &str,
+    rows: usize,
+    columns: usize,
+    values: impl Iterator<Item = [u8; N]>,
+) -> Result<()> {
+    let run = || -> std::io::Result<usize> {
+        let mut out = BufWriter::new(File::create(path)?);
+        out.write_all(&header(descr, rows, columns))?;
+        let mut count = 0;
+        for value in values {
+            out.write_all(&value)?;
+            count += 1;
+        }
+        out.flush()?;
+        Ok(count)
+    };
+    let count = run().map_err(|e| Error::io("write", path, &e))?;
+    if count != rows * columns {
+        return Err(Error::data(format!("{count} values for an array of {rows} x {columns}")).at(place(path)));
+    }
+    Ok(())
+}
+
+/// Everything before the values.
+fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let prefix = MAGIC.len() + 4;
+    let length = (prefix + dict.len() + 1).next_multiple_of(ALIGNMENT) - prefix;
+    let mut bytes = [&MAGIC[..], &[1, 0], &(length as u16).to_le_bytes(), dict.as_bytes()].concat();
+    bytes.resize(prefix + length - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Reads an array of f32, f64, u8, i8, i64 or bool in C order, as versions 1.0 to 3.0 store it.
+pub fn read(path: &Path) -> Result<Array> {
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+    parse(&bytes).map_err(|e| e.at(place(path)))
+}
+
+fn place(path: &Path) -> Place {
+    Place::Path(path.display().to_string())
+}
+
+fn parse(bytes: &[u8]) -> Result<Array> {
+    let (dict, data) = split(bytes)?;
+    let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
+        return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
+    };
+    if fortran_order && shape.len() > 1 {
+        return Err(Error::data("a NumPy array in Fortran order")
+            .hint("save it row by row: `np.save(path, np.ascontiguousarray(array))`"));
+    }
+    // The size is checked against the file before anything is allocated for it.
+    let sized = |width: usize| {
+        let size = shape.iter().try_fold(width, |size, &length| size.checked_mul(length));
+        if size == Some(data.len()) {
+            return Ok(data);
+        }
+        Err(Error::data("the NumPy file has another size than its header says").note(format!(
+            "shape {shape:?} of {width}-byte values does not make {} bytes; a truncated copy has fewer",
+            data.len()
+        )))
+    };
+    let values = match descr {
+        "<f4" => Values::F32(sized(4)?.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()),
+        "<f8" => Values::F64(sized(8)?.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect()),
+        "<i8" => Values::I64(sized(8)?.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect()),
+        "|u1" => Values::U8(sized(1)?.to_vec()),
+        "|i1" => Values::I8(sized(1)?.iter().map(|&b| b.cast_signed()).collect()),
+        "|b1" => Values::Bool(sized(1)?.iter().map(|&b| b != 0).collect()),
+        other => {
+            return Err(Error::data(format!("a NumPy array of type `{other}`"))
+                .note("float32, float64, uint8, int8, int64 and bool are read, little-endian")
+                .hint("convert it: `np.save(path, array.astype(np.float32))`"));
+        }
+    };
+    Ok(Array { shape, values })
+}
+
+/// The header's text, and the values.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
+    let cut = || Error::data("the NumPy file ends inside its header");
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err(Error::data("not a NumPy file").note("a `.npy` file starts with `\\x93NUMPY`"));
+    };
+    let ([major, minor], rest) = rest.split_first_chunk().ok_or_else(cut)?;
+    let (length, rest) = match major {
+        1 => rest.split_first_chunk().map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)),
+        2 | 3 => rest.split_first_chunk().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest)),
+        _ => return Err(Error::data(format!("a NumPy file of version {major}.{minor}"))),
+    }
+    .ok_or_else(cut)?;
+    rest.split_at_checked(length).ok_or_else(cut)
+}
+
+/// The header: a Python dictionary of three known keys.
+#[derive(Debug, PartialEq)]
+struct Dict<'a> {
+    descr: &'a str,
+    fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+impl<'a> Dict<'a> {
+    /// Reads keys in any order, as NumPy does; `None` if anything is amiss.
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        let mut rest = std::str::from_utf8(text).ok()?.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        while !rest.is_empty() {
+            let (key, after) = quoted(rest)?;
+            let value = after.trim_start().strip_prefix(':')?.trim_start();
+            rest = match key {
+                "descr" if descr.is_none() => store(&mut descr, quoted(value)?),
+                "fortran_order" if fortran_order.is_none() => store(&mut fortran_order, boolean(value)?),
+                "shape" if shape.is_none() => store(&mut shape, tuple(value)?),
+                _ => return None,
+            };
+            rest = rest.trim_start();
+            rest = rest.strip_prefix(',').map_or(rest, str::trim_start);
+        }
+        Some(Self { descr: descr?, fortran_order: fortran_order?, shape: shape? })
+    }
+}
+
+/// Keeps a value, and returns the text behind it.
+fn store<'a, T>(slot: &mut Option<T>, (value, rest): (T, &'a str)) -> &'a str {
+    *slot = Some(value);
+    rest
+}
+
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let quote = text.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+    text[1..].split_once(quote)
+}
+
+fn boolean(text: &str) -> Option<(bool, &str)> {
+    let word = |word, value| text.strip_prefix(word).map(|rest| (value, rest));
+    word("True", true).or_else(|| word("False", false))
+}
+
+/// `()`, `(3,)` or `(3, 4)`; a last comma may follow.
+fn tuple(text: &str) -> Option<(Vec<usize>, &str)> {
+    let (inside, rest) = text.strip_prefix('(')?.split_once(')')?;
+    let inside = inside.trim();
+    if inside.is_empty() {
+        return Some((vec![], rest));
+    }
+    let inside = inside.strip_suffix(',').unwrap_or(inside);
+    let lengths: Option<Vec<usize>> = inside.split(',').map(|length| length.trim().parse().ok()).collect();
+    Some((lengths?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A file as other programs write it.
+    fn file(dict: &str, data: &[u8]) -> Vec<u8> {
+        let dict = format!("{dict}\n");
+        [&b"\x93NUMPY\x01\0"[..], &(dict.len() as u16).to_le_bytes(), dict.as_bytes(), data].concat()
+    }
+
+    fn of_type(descr: &str, data: &[u8]) -> Values {
+        let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}");
+        parse(&file(&dict, data)).unwrap().values
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        parse(bytes).expect_err("a damaged file").message().to_string()
+    }
+
+    #[test]
+    fn bytes_are_those_of_numpy() {
+        // tests/golden/formats.json, written by numpy.save.
+        let golden = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/formats.json"));
+        let golden: serde_json::Value = serde_json::from_str(&golden.unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("codes.npy");
+        write_f32(&path, [2, 2], [1.0, -1.0, 0.0, 1.0]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden["npy_v1_f4_2x2"].as_str().unwrap());
+        assert_eq!(read(&path).unwrap(), Array { shape: vec![2, 2], values: Values::F32(vec![1.0, -1.0, 0.0, 1.0]) });
+    }
+
+    #[test]
+    fn values_start_at_a_multiple_of_64() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes.npy");
+        for rows in [0, 1, 10, 1_000, 100_000] {
+            write_u8(&path, [rows, 3], (0..rows * 3).map(|i| i as u8)).unwrap();
+            let size = std::fs::metadata(&path).unwrap().len() as usize;
+            assert_eq!((size - rows * 3) % 64, 0);
+            let expected = (0..rows * 3).map(|i| i as u8).collect();
+            assert_eq!(read(&path).unwrap(), Array { shape: vec![rows, 3], values: Values::U8(expected) });
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_values_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write_u8(&folder.path().join("a.npy"), [2, 2], [1, 2, 3]).unwrap_err();
+        assert_eq!(error.message(), "3 values for an array of 2 x 2");
+    }
+
+    #[test]
+    fn each_type_is_read() {
+        assert_eq!(of_type("<f4", &[0, 0, 128, 63, 0, 0, 0, 192]), Values::F32(vec![1.0, -2.0]));
+        assert_eq!(of_type("<f8", &[1.5f64, -2.0].map(f64::to_le_bytes).concat()), Values::F64(vec![1.5, -2.0]));
+        assert_eq!(of_type("<i8", &[-1i64, 5].map(i64::to_le_bytes).concat()), Values::I64(vec![-1, 5]));
+        assert_eq!(of_type("|u1", &[1, 255]), Values::U8(vec![1, 255]));
+        assert_eq!(of_type("|i1", &[1, 255]), Values::I8(vec![1, -1]));
+        assert_eq!(of_type("|b1", &[1, 0]), Values::Bool(vec![true, false]));
+        let array = Array { shape: vec![2], values: Values::I8(vec![-1, 1]) };
+        assert_eq!(array.to_f64(), [-1.0, 1.0]);
+    }
+
+    #[test]
+    fn headers_vary_in_what_python_allows() {
+        let shape = |dict: &str| parse(&file(dict, &[7; 6])).map(|array| array.shape).unwrap();
+        assert_eq!(shape("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3), }   "), [2, 3]);
+        assert_eq!(shape(r#"{"shape":(6,),"fortran_order":True,"descr":"|u1"}"#), [6]);
+        assert_eq!(shape("{'descr':'|u1','fortran_order':False,'shape':(1,2,3,)}"), [1, 2, 3]);
+        let one = file("{'descr': '|u1', 'fortran_order': False, 'shape': (), }", &[7]);
+        assert!(parse(&one).unwrap().shape.is_empty());
+        let mut second = file("{'descr': '|u1', 'fortran_order': False, 'shape': (6,), }", &[7; 6]);
+        second[6] = 2;
+        second.splice(10..10, [0, 0]);
+        assert_eq!(parse(&second).unwrap().shape, [6]);
+    }
+
+    #[test]
+    fn each_fault_has_its_message() {
+        let typed = |descr: &str, order: &str, shape: &str| {
+            file(&format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"), &[0; 6])
+        };
+        assert_eq!(message(b"PK\x03\x04"), "not a NumPy file");
+        assert_eq!(message(b"\x93NUMPY\x04\0\x01\0 "), "a NumPy file of version 4.0");
+        assert_eq!(message(&typed(">f4", "False", "(2, 3)")), "a NumPy array of type `>f4`");
+        assert_eq!(message(&typed("|u1", "True", "(2, 3)")), "a NumPy array in Fortran order");
+        let (size, header) =
+            ("the NumPy file has another size than its header says", "the NumPy file's header makes no sense");
+        for shape in ["(2, 4)", "(2,)", "(18446744073709551615, 2)"] {
+            assert_eq!(message(&typed("|u1", "False", shape)), size);
+        }
+        for shape in ["(2, -3)", "(18446744073709551616,)", "6", "(,)", "(2 3)"] {
+            assert_eq!(message(&typed("|u1", "False", shape)), header);
+        }
+        assert_eq!(message(&typed("|u1", "0", "(6,)")), header);
+        assert_eq!(message(&file("{'descr': '|u1', 'descr': '|u1'}", &[])), header);
+        assert_eq!(message(&file("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,)}", &[0; 4])), header);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = [header("<f4", 2, 2), vec![0; 16]].concat();
+        assert!(parse(&bytes).is_ok());
+        for length in 0..bytes.len() {
+            message(&bytes[..length]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(flips in prop::collection::vec((0usize..96, any::<u8>()), 1..6)) {
+            let mut bytes = [header("|u1", 4, 8), vec![0; 32]].concat();
+            for (place, byte) in flips {
+                bytes[place] = byte;
+            }
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Binary codes, packed into 64-bit words.
+
+use super::Refusal;
+
+/// The longest code, in bits.
+pub const MAX_BITS: usize = 1024;
+
+/// The most codes there can be, so that 32 bits name any of them.
+pub const MAX_CODES: usize = u32::MAX as usize;
+
+/// Codes of one length.
+///
+/// Bit `j` of a code is bit `j % 64` of its word `j / 64`, which in little-endian bytes is bit `j % 8` of byte `j / 8`:
+/// NumPy's `packbits(.., bitorder="little")`. It is 1 where the network's output is above 0. Bits of the last word
+/// beyond the code's end are always 0, so distances need no mask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Codes {
+    bits: usize,
+    words: Vec<u64>,
+}
+
+impl Codes {
+    /// No codes yet; `bits` from 1 to [`MAX_BITS`].
+    pub fn new(bits: usize) -> Result<Self, Refusal> {
+        if !(1..=MAX_BITS).contains(&bits) {
+            return Err(Refusal::Bits(bits));
+        }
+        Ok(Self { bits, words: Vec::new() })
+    }
+
+    /// Appends the signs of one image's outputs (`bits` of them); returns how many were exactly zero.
+    ///
+    /// Zero counts as negative. The reference keeps it as a third sign; such codes are not binary, so here the caller
+    /// is told and can say it.
+    pub fn push(&mut self, outputs: &[f32]) -> Result<usize, Refusal> {
+        if outputs.len() != self.bits {
+            return Err(Refusal::OutputCount { expected: self.bits, found: outputs.len() });
+        }
+        if let Some(bit) = outputs.iter().position(|x| x.is_nan()) {
+            return Err(Refusal::NotANumber { code: self.len(), bit });
+        }
+        if self.len() == MAX_CODES {
+            return Err(Refusal::TooManyCodes);
+        }
+        let pack = |word, (j, &x): (usize, &f32)| word | u64::from(x > 0.0) << j;
+        self.words.extend(outputs.chunks(64).map(|part| part.iter().enumerate().fold(0, pack)));
+        Ok(outputs.iter().filter(|&&x| x == 0.0).count())
+    }
+
+    /// How many codes there are.
+    pub fn len(&self) -> usize {
+        self.words.len() / self.words_per_code()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// Length of a code, in bits.
+    pub fn bits(&self) -> usize {
+        self.bits
+    }
+
+    /// Length of a code, in words.
+    pub fn words_per_code(&self) -> usize {
+        self.bits.div_ceil(64)
+    }
+
+    /// The words of code `i`, which must be below [`len`](Self::len).
+    pub fn code(&self, i: usize) -> &[u64] {
+        let width = self.words_per_code();
+        &self.words[i * width..(i + 1) * width]
+    }
+
+    /// Bit `j` of code `i`.
+    pub fn bit(&self, i: usize, j: usize) -> bool {
+        debug_assert!(j < self.bits, "bit {j} of a code of {} bits", self.bits);
+        self.code(i)[j / 64] >> (j % 64) & 1 == 1
+    }
+
+    /// Code `i` as -1 and +1, `bits` of them.
+    pub fn unpack(&self, i: usize) -> impl Iterator<Item = f32> {
+        (0..self.bits).map(move |j| if self.bit(i, j) { 1.0 } else { -1.0 })
+    }
+
+    /// All words, code after code.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Codes from their words, code after code.
+    pub(super) fn from_words(bits: usize, words: Vec<u64>) -> Result<Self, Refusal> {
+        let codes = Self { words, ..Self::new(bits)? };
+        let width = codes.words_per_code();
+        if !codes.words.len().is_multiple_of(width) {
+            return Err(Refusal::PartialCode { bits, bytes: codes.words.len() * 8 });
+        }
+        if codes.len() > MAX_CODES {
+            return Err(Refusal::TooManyCodes);
+        }
+        let used = u64::MAX >> (width * 64 - bits);
+        match codes.words.chunks_exact(width).position(|code| code[width - 1] & !used != 0) {
+            Some(code) => Err(Refusal::Padding { code }),
+            None => Ok(codes),
+        }
+    }
+
+    /// Codes from `N x ceil(bits / 8)` bytes, as [`packed_bytes`](Self::packed_bytes) writes them.
+    pub fn from_packed_bytes(bits: usize, bytes: &[u8]) -> Result<Self, Refusal> {
+        let row = Self::new(bits)?.bits.div_ceil(8);
+        if !bytes.len().is_multiple_of(row) {
+            return Err(Refusal::PartialCode { bits, bytes: bytes.len() });
+        }
+        let word = |part: &[u8]| part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        Self::from_words(bits, bytes.chunks_exact(row).flat_map(|code| code.chunks(8).map(word)).collect())
+    }
+
+    /// The codes as `N x ceil(bits / 8)` bytes, code after code.
+    pub fn packed_bytes(&self) -> Vec<u8> {
+        let row = self.bits.div_ceil(8);
+        let bytes = |code: &[u64]| code.iter().flat_map(|word| word.to_le_bytes()).take(row).collect::<Vec<_>>();
+        self.words.chunks_exact(self.words_per_code()).flat_map(bytes).collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::seeded::stream;
+    use proptest::prelude::*;
+
+    /// `count` random codes; the first `varied` bits are random and the rest zero, so few of them make many ties.
+    pub(crate) fn random_codes(seed: u64, count: usize, bits: usize, varied: usize) -> Codes {
+        let mut draw = stream(seed, "codes", &[]);
+        let mut codes = Codes::new(bits).unwrap();
+        for _ in 0..count {
+            let signs: Vec<f32> =
+                (0..bits).map(|j| if j < varied && draw.below(2) == 1 { 1.0 } else { -1.0 }).collect();
+            codes.push(&signs).unwrap();
+        }
+        codes
+    }
+
+    #[test]
+    fn only_what_is_above_zero_is_one() {
+        let mut codes = Codes::new(6).unwrap();
+        let zeros = codes.push(&[0.5, -0.5, 0.0, -0.0, f32::INFINITY, f32::MIN_POSITIVE]).unwrap();
+        assert_eq!((zeros, codes.code(0)), (2, &[0b110001][..]));
+        assert_eq!(codes.unpack(0).collect::<Vec<_>>(), [1.0, -1.0, -1.0, -1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn bit_j_is_bit_j_mod_8_of_byte_j_div_8() {
+        let mut codes = Codes::new(70).unwrap();
+        let mut outputs = [-1.0; 70];
+        outputs[9] = 1.0;
+        outputs[69] = 1.0;
+        codes.push(&outputs).unwrap();
+        assert_eq!(codes.packed_bytes(), [0, 2, 0, 0, 0, 0, 0, 0, 1 << 5]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_code_is_refused() {
+        assert_eq!(Codes::new(0), Err(Refusal::Bits(0)));
+        assert_eq!(Codes::new(1025), Err(Refusal::Bits(1025)));
+        let mut codes = Codes::new(2).unwrap();
+        assert_eq!(codes.push(&[1.0]), Err(Refusal::OutputCount { expected: 2, found: 1 }));
+        assert_eq!(codes.push(&[1.0, f32::NAN]), Err(Refusal::NotANumber { code: 0, bit: 1 }));
+        assert!(codes.is_empty(), "a refused row leaves nothing behind");
+    }
+
+    #[test]
+    fn padding_must_be_zero() {
+        assert_eq!(Codes::from_packed_bytes(5, &[0b11111, 0b100000]), Err(Refusal::Padding { code: 1 }));
+        assert_eq!(Codes::from_words(64, vec![u64::MAX]).unwrap().len(), 1);
+        assert_eq!(Codes::from_packed_bytes(9, &[1, 1, 1]), Err(Refusal::PartialCode { bits: 9, bytes: 3 }));
+        assert_eq!(Codes::from_words(65, vec![1]), Err(Refusal::PartialCode { bits: 65, bytes: 8 }));
+    }
+
+    proptest! {
+        #[test]
+        fn packing_then_unpacking_is_identity(
+            (bits, rows) in (1usize..200).prop_flat_map(|bits| {
+                (Just(bits), prop::collection::vec(prop::collection::vec(any::<bool>(), bits), 0..8))
+            })
+        ) {
+            let mut codes = Codes::new(bits).unwrap();
+            let signs = |row: &[bool]| row.iter().map(|&one| if one { 1.0 } else { -1.0 }).collect::<Vec<f32>>();
+            for row in &rows {
+                codes.push(&signs(row)).unwrap();
+            }
+            prop_assert_eq!(codes.len(), rows.len());
+            for (i, row) in rows.iter().enumerate() {
+                prop_assert_eq!(codes.unpack(i).collect::<Vec<_>>(), signs(row));
+                prop_assert!((0..bits).all(|j| codes.bit(i, j) == row[j]));
+            }
+            prop_assert_eq!(codes.packed_bytes().len(), rows.len() * bits.div_ceil(8));
+            prop_assert_eq!(&Codes::from_packed_bytes(bits, &codes.packed_bytes()).unwrap(), &codes);
+            prop_assert_eq!(&Codes::from_words(bits, codes.words().to_vec()).unwrap(), &codes);
+        }
+    }
+}
