@@ -19,6 +19,7 @@
 //! Nothing in a file is believed before it is checked, and no more memory is taken than the file has bytes on disk.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -101,21 +102,22 @@ fn to_bytes(codes: &Codes, header: &Header) -> Vec<u8> {
 }
 
 fn from_bytes(mut bytes: Vec<u8>) -> Result<(Codes, Header)> {
-    let (header, start) = read_header(&bytes)?;
-    let codes = Codes::new(header.bits)?;
-    let size = header.count.checked_mul(codes.words_per_code() * 8).and_then(|size| size.checked_add(start));
+    let (header, length) = read_header(&bytes)?;
+    let start = start_of_codes(length);
+    let code = Codes::new(header.bits)?.words_per_code() * 8;
+    let size = header.count.checked_mul(code).and_then(|size| size.checked_add(start));
     if size != Some(bytes.len()) {
         let (bits, count) = (header.bits, header.count);
         return Err(damaged("the codes file has another size than its header says")
             .note(format!("{count} codes of {bits} bits do not make a file of {} bytes", bytes.len())));
     }
-    check_digest(&mut bytes, &header.blake3)?;
+    check_digest(&mut bytes, digest_place(length), &header.blake3)?;
     let words = bytes[start..].chunks_exact(8).map(|word| word.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b)));
     let codes = Codes::from_words(header.bits, words.collect())?;
     Ok((codes, Header { zeros: header.zeros, provenance: header.provenance }))
 }
 
-/// The header, and where the codes start.
+/// The header, and its length in bytes.
 fn read_header(bytes: &[u8]) -> Result<(Json, usize)> {
     let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX>().filter(|(prefix, _)| prefix.starts_with(MAGIC))
     else {
@@ -137,16 +139,13 @@ fn read_header(bytes: &[u8]) -> Result<(Json, usize)> {
         return Err(Error::data(format!("codes with bit order `{}`", header.bit_order))
             .note(format!("this hashpipe reads bit order `{BIT_ORDER}`")));
     }
-    Ok((header, start_of_codes(length)))
+    Ok((header, length))
 }
 
-/// Checks the digest of a whole file, and leaves zeros in its place.
-fn check_digest(bytes: &mut [u8], digest: &str) -> Result<()> {
-    let length = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize;
-    let place = digest_place(length);
-    let found = bytes.get_mut(place).filter(|found| *found == digest.as_bytes());
-    if let Some(found) = found {
-        found.copy_from_slice(NO_DIGEST.as_bytes());
+/// Checks the digest of a whole file, which stands at `place`, and leaves zeros there.
+fn check_digest(bytes: &mut [u8], place: Range<usize>, digest: &str) -> Result<()> {
+    if bytes[place.clone()] == *digest.as_bytes() {
+        bytes[place].copy_from_slice(NO_DIGEST.as_bytes());
         if blake3::hash(bytes).to_hex().as_str() == digest {
             return Ok(());
         }
@@ -155,9 +154,11 @@ fn check_digest(bytes: &mut [u8], digest: &str) -> Result<()> {
 }
 
 /// The header is a JSON object whose last value is the digest, so it ends with the digest, `"` and `}`.
-fn digest_place(header_length: usize) -> std::ops::Range<usize> {
-    let end = (PREFIX + header_length).saturating_sub(2);
-    end.saturating_sub(NO_DIGEST.len())..end
+///
+/// Any header with all of its keys, even with empty values, is longer than a digest.
+fn digest_place(header_length: usize) -> Range<usize> {
+    let end = PREFIX + header_length - 2;
+    end - NO_DIGEST.len()..end
 }
 
 fn start_of_codes(header_length: usize) -> usize {
@@ -287,6 +288,14 @@ mod tests {
         assert_eq!(message(forged(6, 2, "little", &[1, 64])), "code 1 has bits set beyond its end");
         assert_eq!(message(forged(0, 0, "little", &[])), "codes of 0 bits, where 1 to 1024 are possible");
         assert_eq!(message(forged(6, 1, "big", &[1])), "codes with bit order `big`");
+    }
+
+    #[test]
+    fn the_shortest_header_has_room_for_a_digest() {
+        let json = r#"{"bits":1,"count":0,"bit_order":"little","zeros":0,"provenance":{},"blake3":""}"#;
+        let mut bytes = [&MAGIC[..], &1u32.to_le_bytes(), &(json.len() as u32).to_le_bytes(), json.as_bytes()].concat();
+        bytes.resize(128, 0);
+        assert_eq!(message(bytes), "the codes file has another content than its digest says");
     }
 
     #[test]

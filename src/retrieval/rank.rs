@@ -7,6 +7,10 @@
 use super::counting::{reach, starts};
 use super::{Codes, Labels, distances};
 
+/// Neighbouring items are counted in different tables: most distances are alike, and a processor must wait for one
+/// addition to a count before it can start the next.
+const TABLES: usize = 4;
+
 /// The items at one distance from a query, as far as order is not known among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Group {
@@ -53,15 +57,17 @@ impl<'a> Ranker<'a> {
 
     /// Makes keys of distances, and counts them.
     fn count(&mut self) {
-        let mut counts = vec![0; 2 * (self.database.bits() + 1)];
+        let mut counts = vec![[0; TABLES]; 2 * (self.database.bits() + 1)];
         for (keys, &relevant) in self.keys.chunks_mut(64).zip(&self.relevant) {
             for (i, key) in keys.iter_mut().enumerate() {
                 *key = *key << 1 | (relevant >> i & 1) as u16;
-                counts[usize::from(*key)] += 1;
+                counts[usize::from(*key)][i % TABLES] += 1;
             }
         }
+        let total = |tables: [u32; TABLES]| tables.iter().sum();
+        let group = |irrelevant: u32, relevant| Group { items: irrelevant + relevant, relevant };
         self.groups.clear();
-        self.groups.extend(counts.chunks_exact(2).map(|n| Group { items: n[0] + n[1], relevant: n[1] }));
+        self.groups.extend(counts.chunks_exact(2).map(|pair| group(total(pair[0]), total(pair[1]))));
     }
 
     /// Puts the relevance of the items that the first `top_k` ranks reach in rank order.

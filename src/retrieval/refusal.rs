@@ -55,9 +55,9 @@ impl std::fmt::Display for Refusal {
                 write!(f, "queries are labelled with {queries} classes, the database with {database}")
             }
             Self::LabelCount { side, codes, labels } => {
-                write!(f, "the {side} have {codes} codes but labels for {labels} items")
+                write!(f, "`{side}` has {codes} codes, but labels for {labels} items")
             }
-            Self::Empty { side } => write!(f, "the {side} is empty"),
+            Self::Empty { side } => write!(f, "no codes in `{side}`"),
             Self::ZeroTopK => write!(f, "a ranking cut at 0 has no average precision"),
         }
     }
