@@ -53,6 +53,9 @@ pub(super) fn expected_average_precision(groups: &[Group], top_k: usize) -> f64 
     let (mut before, mut sum) = (Group::default(), 0.0);
     for &group in groups {
         let room = top_k - before.items as usize;
+        if room == 0 {
+            break;
+        }
         if group.items as usize > room {
             return at_the_cut(before, sum, group, room as u32);
         }
@@ -76,11 +79,8 @@ fn precision_sum(before: Group, group: Group) -> f64 {
     f64::from(group.relevant) / f64::from(group.items) * precisions.sum::<f64>()
 }
 
-/// The expectation when only `room` items of the last group are inside the top k; `sum` is that of the ranks before.
+/// The expectation when only `room` items of the last group, at least one, are inside the top k; `sum` is that of the ranks before.
 fn at_the_cut(before: Group, sum: f64, group: Group, room: u32) -> f64 {
-    if room == 0 {
-        return if before.relevant == 0 { 0.0 } else { sum / f64::from(before.relevant) };
-    }
     // With t hits among the group's ranks, `precision_sum` is t (inverse + (t - 1) slope), where only t varies.
     let rank = f64::from(before.items + 1);
     let inverse_ranks = (0..room).map(|i| 1.0 / (rank + f64::from(i)));

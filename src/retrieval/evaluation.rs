@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tie_case_of_the_field_study() {
+    fn ties_have_their_worth() {
         // tests/golden/formats.json, tie_case: 8 items at distances 0 0 1 1 1 2 2 3, and what their ties are worth.
         let distances: [usize; 8] = [0, 0, 1, 1, 1, 2, 2, 3];
         let mut database = Codes::new(3).unwrap();
