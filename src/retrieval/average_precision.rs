@@ -48,7 +48,8 @@ impl Hits {
 ///
 /// `groups` are the items at each distance, nearest first. Groups inside the top k always bring all their hits, so for
 /// them the expected sum of precisions will do (McSherry and Najork, ECIR 2008). The group at the cut brings a random
-/// number of hits, by the hypergeometric law, and the divisor depends on it; so the expectation is taken over that number.
+/// number of hits, by the hypergeometric law, and the divisor depends on it; so the expectation is taken over that
+/// number.
 pub(super) fn expected_average_precision(groups: &[Group], top_k: usize) -> f64 {
     let (mut before, mut sum) = (Group::default(), 0.0);
     for &group in groups {
@@ -79,7 +80,9 @@ fn precision_sum(before: Group, group: Group) -> f64 {
     f64::from(group.relevant) / f64::from(group.items) * precisions.sum::<f64>()
 }
 
-/// The expectation when only `room` items of the last group, at least one, are inside the top k; `sum` is that of the ranks before.
+/// The expectation when only `room` items of the last group, at least one, are inside the top k.
+///
+/// `sum` is the expected sum of precisions over the ranks before.
 fn at_the_cut(before: Group, sum: f64, group: Group, room: u32) -> f64 {
     // With t hits among the group's ranks, `precision_sum` is t (inverse + (t - 1) slope), where only t varies.
     let rank = f64::from(before.items + 1);
@@ -173,7 +176,7 @@ mod tests {
 
     #[test]
     fn average_precision_of_small_rankings() {
-        // tests/golden/formats.json, ap_cases. The reference's k = -1 is a Python slice, which leaves the last rank out.
+        // tests/golden/formats.json, ap_cases. The reference's k = -1 is a Python slice: it leaves the last rank out.
         let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/formats.json")).unwrap();
         let golden: serde_json::Value = serde_json::from_str(&file).unwrap();
         for case in golden["ap_cases"].as_array().unwrap() {

@@ -10,7 +10,7 @@ use super::{MAX_CODES, Refusal};
 pub struct Labels {
     classes: usize,
     items: usize,
-    /// `[classes, ceil(items / 64)]`; item `i` is bit `i % 64` of word `i / 64` of a row. Bits beyond the last item are 0.
+    /// `[classes, ceil(items / 64)]`; item `i` is bit `i % 64` of word `i / 64` of a row. Bits beyond the last are 0.
     words: Vec<u64>,
 }
 

@@ -46,7 +46,7 @@ fn count(distances: &[u16], bits: usize) -> Vec<u32> {
     counts
 }
 
-/// The items at the distances that `counts` covers. Each distance's items go, in database order, where the nearer ones end.
+/// The items at the distances that `counts` covers: those of each distance, in database order, after the nearer ones.
 fn nearest_first(distances: &[u16], counts: &[u32]) -> Vec<Neighbour> {
     let (mut next, total) = starts(counts.iter().copied());
     let mut nearest = vec![Neighbour { index: 0, distance: 0 }; total];
