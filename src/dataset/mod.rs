@@ -6,6 +6,7 @@ mod faults;
 mod list;
 mod loader;
 mod location;
+pub mod source;
 
 pub use list::{Item, List};
 pub use loader::{Images, eval_pixels};
