@@ -2,6 +2,16 @@
 
 use crate::error::Result;
 
+mod faults;
+mod list;
+mod loader;
+mod location;
+pub mod source;
+
+pub use list::{Item, List};
+pub use loader::{Images, eval_pixels};
+pub use location::Location;
+
 /// Labelled images ready for a network: all that training and encoding know of a data set.
 pub trait Examples: Sync {
     /// How many images there are.

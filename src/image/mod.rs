@@ -1,5 +1,12 @@
 //! Bytes of an image file to the numbers a network reads. Knows nothing of lists and tensors.
 
+mod decode;
+#[cfg(test)]
+mod golden;
+mod jpeg;
+mod resize;
 mod transform;
 
+pub use decode::{DecodeError, MAX_PIXELS, Pixels, decode};
+pub use resize::{Window, resize_window};
 pub use transform::Transform;

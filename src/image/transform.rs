@@ -1,5 +1,9 @@
 //! What happens to an image before the network sees it.
 
+use super::Pixels;
+use super::resize::{Window, resize_window};
+use crate::error::{Error, Result};
+use crate::seeded::Stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,5 +37,176 @@ impl Transform {
     /// ImageNet's usual normalisation with the given sizes.
     pub fn imagenet(resize: u32, crop: u32) -> Self {
         Self { resize, crop, mean: imagenet_mean(), std: imagenet_std() }
+    }
+
+    /// Checks that the sizes and the normalisation make sense together.
+    ///
+    /// # Errors
+    /// A crop that does not fit into the resized image, sizes out of range, a zero or non-finite normalisation.
+    pub fn check(&self) -> Result<()> {
+        let sizes = 8..=4096;
+        if !sizes.contains(&self.resize) || !sizes.contains(&self.crop) {
+            return Err(Error::input(format!("`resize` is {} and `crop` is {}", self.resize, self.crop))
+                .hint("both are in pixels, from 8 to 4096"));
+        }
+        if self.crop > self.resize {
+            let message = format!("`crop` is {} but the shorter side is resized to {}", self.crop, self.resize);
+            return Err(Error::input(message).hint("`crop` can be at most `resize`; common are 224 out of 256"));
+        }
+        if self.mean.iter().any(|m| !m.is_finite()) || self.std.iter().any(|s| !s.is_finite() || *s <= 0.0) {
+            return Err(
+                Error::input("`mean` or `std` cannot be used").hint("`std` must be above 0, both must be finite")
+            );
+        }
+        Ok(())
+    }
+
+    /// The image as evaluation sees it: resized, the centre cut out. `[crop, crop, 3]`.
+    pub fn eval(&self, image: &Pixels) -> Vec<u8> {
+        let (width, height) = self.scaled(image);
+        let crop = self.crop as usize;
+        self.cut(image, centre(width - crop), centre(height - crop))
+    }
+
+    /// The image as training sees it: resized, cut out at random, mirrored half of the time. `[crop, crop, 3]`.
+    pub fn augmented(&self, image: &Pixels, stream: &mut Stream, crop: bool, flip: bool) -> Vec<u8> {
+        let (width, height) = self.scaled(image);
+        let spare = (width - self.crop as usize, height - self.crop as usize);
+        // All three draws are always made: whether one is used does not change the others.
+        let (left, top, mirrored) = (stream.below(spare.0 + 1), stream.below(spare.1 + 1), stream.unit() < 0.5);
+        let mut out = match crop {
+            true => self.cut(image, left, top),
+            false => self.cut(image, centre(spare.0), centre(spare.1)),
+        };
+        if flip && mirrored {
+            mirror(&mut out, self.crop as usize);
+        }
+        out
+    }
+
+    /// Pixels `[crop, crop, 3]` to the network's numbers `[3, crop, crop]`: (value / 255 - mean) / std.
+    pub fn normalise(&self, hwc: &[u8], out: &mut [f32]) {
+        let plane = hwc.len() / 3;
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            for (out, pixel) in out.iter_mut().zip(hwc.chunks_exact(3)) {
+                *out = table[usize::from(pixel[channel])];
+            }
+        }
+    }
+
+    /// Width and height after resizing: the shorter side exactly, the longer one cut to whole pixels, as torchvision.
+    fn scaled(&self, image: &Pixels) -> (usize, usize) {
+        let short = self.resize as usize;
+        // No `resize == image.width` case: the formula then gives the size the image has.
+        match image.width <= image.height {
+            true => (short, short * image.height / image.width),
+            false => (short * image.width / image.height, short),
+        }
+    }
+
+    fn cut(&self, image: &Pixels, left: usize, top: usize) -> Vec<u8> {
+        let side = self.crop as usize;
+        resize_window(image, self.scaled(image), Window { left, top, width: side, height: side })
+    }
+}
+
+/// Half of the spare pixels; a half pixel goes to the even side, as Python's `round` does.
+fn centre(spare: usize) -> usize {
+    let half = spare / 2;
+    half + usize::from(spare % 2 == 1 && half % 2 == 1)
+}
+
+/// Swaps left and right of `[side, side, 3]`.
+fn mirror(pixels: &mut [u8], side: usize) {
+    for row in pixels.chunks_exact_mut(side * 3) {
+        for x in 0..side / 2 {
+            let (left, right) = row.split_at_mut((side - 1 - x) * 3);
+            left[x * 3..x * 3 + 3].swap_with_slice(&mut right[..3]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded;
+
+    fn blank(width: usize, height: usize) -> Pixels {
+        Pixels { width, height, data: vec![0; width * height * 3] }
+    }
+
+    /// Red tells the column, green the row.
+    fn ramp(width: usize, height: usize) -> Pixels {
+        let data = (0..width * height).flat_map(|i| [(i % width) as u8, (i / width) as u8, 7]).collect();
+        Pixels { width, height, data }
+    }
+
+    #[test]
+    fn the_longer_side_is_truncated() {
+        let transform = Transform::imagenet(256, 224);
+        assert_eq!(transform.scaled(&blank(500, 375)), (341, 256));
+        assert_eq!(transform.scaled(&blank(427, 640)), (256, 383));
+        assert_eq!(transform.scaled(&blank(640, 594)), (275, 256));
+        assert_eq!(transform.scaled(&blank(300, 256)), (300, 256));
+        assert_eq!(transform.scaled(&blank(256, 256)), (256, 256));
+    }
+
+    #[test]
+    fn the_centre_is_rounded_to_even() {
+        let offsets = [341, 343, 345, 339].map(|width| centre(width - 224));
+        assert_eq!(offsets, [58, 60, 60, 58]);
+    }
+
+    #[test]
+    fn an_image_of_the_right_size_is_only_cut() {
+        let transform = Transform::imagenet(16, 8);
+        let out = transform.eval(&ramp(21, 16));
+        // Spare columns 13, so 6.5 goes to 6; spare rows 8.
+        assert_eq!(out[..3], [6, 4, 7]);
+        assert_eq!(out[(7 * 8 + 7) * 3..], [13, 11, 7]);
+    }
+
+    #[test]
+    fn augmentation_cuts_and_mirrors_inside_the_image() {
+        let transform = Transform::imagenet(16, 8);
+        let image = ramp(24, 16);
+        let (mut lefts, mut mirrored) = (std::collections::BTreeSet::new(), 0);
+        for draw in 0..400 {
+            let out = transform.augmented(&image, &mut seeded::stream(1, "augment", &[draw]), true, true);
+            let (first, last) = (out[0], out[7 * 3]);
+            assert_eq!(first.abs_diff(last), 7);
+            mirrored += usize::from(first > last);
+            lefts.insert(first.min(last));
+        }
+        assert_eq!(lefts, (0..=16).collect());
+        assert!((140..260).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn augmentation_without_crop_and_flip_is_evaluation() {
+        let (transform, image) = (Transform::imagenet(16, 8), ramp(24, 31));
+        let out = transform.augmented(&image, &mut seeded::stream(1, "augment", &[0]), false, false);
+        assert_eq!(out, transform.eval(&image));
+    }
+
+    #[test]
+    fn normalising_is_the_formula_channel_by_channel() {
+        let transform = Transform::imagenet(8, 8);
+        let mut out = vec![0.0; 6];
+        transform.normalise(&[0, 128, 255, 255, 0, 1], &mut out);
+        let expected = [(0, 0), (255, 0), (128, 1), (0, 1), (255, 2), (1, 2)]
+            .map(|(value, channel)| (value as f32 / 255.0 - imagenet_mean()[channel]) / imagenet_std()[channel]);
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_crop_larger_than_the_image_is_refused() {
+        assert!(Transform::imagenet(256, 224).check().is_ok());
+        let refused = Transform::imagenet(200, 224).check().unwrap_err();
+        assert_eq!(refused.message(), "`crop` is 224 but the shorter side is resized to 200");
+        assert!(Transform::imagenet(4, 2).check().is_err());
+        assert!(Transform { std: [0.0; 3], ..Transform::imagenet(9, 8) }.check().is_err());
     }
 }

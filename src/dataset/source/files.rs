@@ -1,0 +1,231 @@
+//! `name = "files"`: three list files of the field, as HashNet and its followers publish them.
+
+use super::rows::{self, Rows};
+use super::{Digests, Progress, Source, Splits, verify};
+use crate::dataset::{Item, Location};
+use crate::error::{Error, Place, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// Lists on disk: one image a line, its path, then a 0 or 1 for every class.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// List of the training images.
+    pub train: Location,
+    /// List of the queries.
+    pub query: Location,
+    /// List of the images that are searched.
+    pub database: Location,
+    /// Folder the paths in the lists are relative to.
+    pub root: Location,
+    /// Names of the classes, in the order of the labels; otherwise `class_0`, `class_1`, ...
+    #[serde(default)]
+    pub classes: Option<Vec<String>>,
+}
+
+impl Source for Files {
+    fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let (lists, _) = self.parse(project)?;
+        let (images, root) = (Distinct::of(&lists), self.root.resolve(project));
+        verify::exist(&root, &images.paths, &|i| images.place(i))?;
+        let listed = self.lists().map(|(name, location)| (format!("lists/{name}"), location.resolve(project)));
+        let images = images.paths.iter().map(|path| (format!("images/{path}"), root.join(path)));
+        let mut files: Vec<_> = images.chain(listed).collect();
+        files.sort();
+        Ok(files)
+    }
+
+    fn root(&self, project: &Path) -> Option<PathBuf> {
+        Some(self.root.resolve(project))
+    }
+
+    fn needs(&self, project: &Path) -> Vec<(String, PathBuf)> {
+        let lists = self.lists().map(|(name, location)| (format!("{name} list"), location.resolve(project)));
+        lists.into_iter().chain([("images".to_string(), self.root.resolve(project))]).collect()
+    }
+
+    fn build(&self, project: &Path, _images: &Path, progress: Progress) -> Result<Splits> {
+        let (lists, classes) = self.parse(project)?;
+        let images = Distinct::of(&lists);
+        let root = self.root.resolve(project);
+        let digests = verify::digests(&root, &images.paths, &|i| images.place(i), progress)?;
+        let [train, query, database] = [0, 1, 2].map(|list| items(&lists[list], &digests));
+        Ok(Splits::new(classes, train, query, database))
+    }
+}
+
+impl Files {
+    fn lists(&self) -> [(&'static str, &Location); 3] {
+        [("train", &self.train), ("query", &self.query), ("database", &self.database)]
+    }
+
+    /// The three lists, in the order of [`Self::lists`], and the names of the classes.
+    fn parse(&self, project: &Path) -> Result<(Vec<Rows>, Vec<String>)> {
+        if let Some(repeated) = self.classes.as_deref().and_then(first_repeated) {
+            return Err(Error::input(format!("`classes` names `{repeated}` twice")));
+        }
+        let (mut texts, mut faults) = (vec![], vec![]);
+        for (name, location) in self.lists() {
+            let path = location.resolve(project);
+            match std::fs::read_to_string(&path) {
+                Ok(text) => texts.push((path, text)),
+                Err(e) => faults.push(unreadable(name, location, &path, &e)),
+            }
+        }
+        let root = self.root.resolve(project);
+        if !root.is_dir() {
+            faults.push(
+                Error::data(format!("the folder of images `{}` is missing", self.root.0))
+                    .at(Place::Path(root.display().to_string()))
+                    .hint("set `root` to the folder that the paths in the lists start from"),
+            );
+        }
+        Error::all(faults).map_or(Ok(()), Err)?;
+        let (rows, count) = rows::parse(texts, self.classes.as_ref().map(Vec::len))?;
+        let names = self.classes.clone().unwrap_or_else(|| (0..count).map(|class| format!("class_{class}")).collect());
+        Ok((rows, names))
+    }
+}
+
+fn unreadable(name: &str, location: &Location, path: &Path, error: &std::io::Error) -> Error {
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => format!("the {name} list `{}` is missing", location.0),
+        _ => format!("the {name} list `{}` cannot be read", location.0),
+    };
+    Error::data(message).at(Place::Path(path.display().to_string())).note(error.to_string())
+}
+
+fn first_repeated(names: &[String]) -> Option<&String> {
+    let mut seen = HashSet::new();
+    names.iter().find(|name| !seen.insert(*name))
+}
+
+/// The images of several lists, each once, with where it is first listed.
+struct Distinct<'a> {
+    paths: Vec<&'a str>,
+    places: Vec<(&'a Rows, usize)>,
+}
+
+impl<'a> Distinct<'a> {
+    fn of(lists: &'a [Rows]) -> Self {
+        let (mut seen, mut distinct) = (HashSet::new(), Self { paths: vec![], places: vec![] });
+        for list in lists {
+            for (row, image) in list.rows.iter().enumerate() {
+                if seen.insert(image.path.as_str()) {
+                    distinct.paths.push(&image.path);
+                    distinct.places.push((list, row));
+                }
+            }
+        }
+        distinct
+    }
+
+    fn place(&self, image: usize) -> Place {
+        let (list, row) = self.places[image];
+        list.place(row)
+    }
+}
+
+fn items(list: &Rows, digests: &Digests) -> Vec<Item> {
+    let item = |row: &rows::Row| Item {
+        path: row.path.clone(),
+        labels: row.labels.clone(),
+        digest: digests[row.path.as_str()].clone(),
+    };
+    list.rows.iter().map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::RgbImage;
+
+    /// A project with lists and images; the query is in the database too, under another name.
+    fn project() -> (tempfile::TempDir, Files) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("pictures")).unwrap();
+        for (number, name) in ["a.png", "b c.png", "d.png"].iter().enumerate() {
+            let picture = RgbImage::from_pixel(9, 9, image::Rgb([number as u8 * 50; 3]));
+            picture.save(folder.path().join("pictures").join(name)).unwrap();
+        }
+        std::fs::copy(folder.path().join("pictures/d.png"), folder.path().join("pictures/copy.png")).unwrap();
+        let lists = [
+            ("train", "a.png 1 0\n"),
+            ("query", "d.png 0 1\n"),
+            ("database", "a.png 1 0\nb c.png 0 0\ncopy.png 0 1\n"),
+        ];
+        for (name, text) in lists {
+            std::fs::write(folder.path().join(name).with_extension("txt"), text).unwrap();
+        }
+        let at = |path: &str| Location(path.to_string());
+        let (train, query, database) = (at("train.txt"), at("query.txt"), at("database.txt"));
+        (folder, Files { train, query, database, root: at("pictures"), classes: None })
+    }
+
+    fn build(folder: &tempfile::TempDir, files: &Files) -> Result<Splits> {
+        files.build(folder.path(), Path::new("unused"), &mut |_, _| Ok(()))
+    }
+
+    #[test]
+    fn lists_become_splits() {
+        let (folder, files) = project();
+        let splits = build(&folder, &files).unwrap();
+        assert_eq!(splits.database.classes, ["class_0", "class_1"]);
+        let rows: Vec<_> = splits.database.items.iter().map(|item| (item.path.as_str(), item.labels.len())).collect();
+        assert_eq!(rows, [("a.png", 1), ("b c.png", 0), ("copy.png", 1)]);
+        assert_eq!(splits.query.items[0].digest, splits.database.items[2].digest);
+        assert_eq!(splits.notes.len(), 2, "{:?}", splits.notes);
+    }
+
+    #[test]
+    fn the_files_are_named_by_their_place_in_the_project_only() {
+        let (folder, files) = project();
+        let names = |project: &Path| -> Vec<String> {
+            files.files(project).unwrap().into_iter().map(|(name, _)| name).collect()
+        };
+        let expected = ["images/a.png", "images/b c.png", "images/copy.png", "images/d.png"];
+        let lists = ["lists/database", "lists/query", "lists/train"];
+        assert_eq!(names(folder.path()), [&expected[..], &lists[..]].concat());
+        let moved = tempfile::tempdir().unwrap();
+        std::fs::rename(folder.path(), moved.path().join("elsewhere")).unwrap();
+        assert_eq!(names(&moved.path().join("elsewhere")).len(), 7);
+    }
+
+    #[test]
+    fn everything_missing_is_said_at_once() {
+        let (folder, mut files) = project();
+        files.train = Location("nothing.txt".into());
+        files.root = Location("nowhere".into());
+        let shown = files.files(folder.path()).unwrap_err().render("error");
+        assert!(shown.contains("the train list `nothing.txt` is missing"), "{shown}");
+        assert!(shown.contains("the folder of images `nowhere` is missing") && shown.ends_with("2 errors"), "{shown}");
+        assert_eq!(files.needs(folder.path()).len(), 4);
+    }
+
+    #[test]
+    fn a_missing_and_a_broken_image_are_shown_in_their_list() {
+        let (folder, files) = project();
+        std::fs::remove_file(folder.path().join("pictures/d.png")).unwrap();
+        std::fs::write(folder.path().join("pictures/b c.png"), "x").unwrap();
+        let shown = build(&folder, &files).unwrap_err().render("error");
+        assert!(shown.contains("image `d.png` is missing") && shown.contains("query.txt:1:1\n"), "{shown}");
+        assert!(
+            shown.contains("image `b c.png` cannot be read") && shown.contains("2 | b c.png 0 0\n  | ^^^^^^^\n"),
+            "{shown}"
+        );
+        let early = files.files(folder.path()).unwrap_err();
+        assert_eq!(early.message(), "image `d.png` is missing");
+    }
+
+    #[test]
+    fn classes_may_have_names() {
+        let (folder, mut files) = project();
+        files.classes = Some(vec!["cat".into(), "dog".into()]);
+        assert_eq!(build(&folder, &files).unwrap().train.classes, ["cat", "dog"]);
+        files.classes = Some(vec!["cat".into(), "cat".into()]);
+        assert_eq!(build(&folder, &files).unwrap_err().message(), "`classes` names `cat` twice");
+    }
+}

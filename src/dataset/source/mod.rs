@@ -1,0 +1,146 @@
+//! Where labelled images come from: one file per kind of source, one line each below.
+
+mod files;
+mod folders;
+mod rows;
+mod shapes;
+mod verify;
+
+use super::{Item, List};
+use crate::choices;
+use crate::error::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+pub use files::Files;
+pub use folders::{Database, Folders};
+pub use shapes::Shapes;
+
+choices! {
+    /// What `dataset = { name = ".." }` may be.
+    pub enum SourceSpec: Source {
+        Shapes(shapes::Shapes) = "shapes",
+        Files(files::Files) = "files",
+        Folders(folders::Folders) = "folders",
+    }
+}
+
+/// A source of labelled images. Paths in its parameters are relative to `project`.
+pub trait Source {
+    /// The files that decide the result, as (name in the key, path on disk), sorted by name.
+    ///
+    /// Names do not depend on where the project or the images lie.
+    ///
+    /// # Errors
+    /// Parameters that make no sense, and every missing file at once.
+    fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>>;
+
+    /// The folder the listed paths are relative to; `None`: the folder that `build` fills.
+    fn root(&self, project: &Path) -> Option<PathBuf>;
+
+    /// Everything that must exist before anything can run, for a person: what it is, and its path.
+    fn needs(&self, project: &Path) -> Vec<(String, PathBuf)>;
+
+    /// Makes the lists, decoding every listed image. `images` is an empty folder for those who make their own.
+    ///
+    /// `progress(done, total)` is told how many images are finished; an error from it stops the work.
+    ///
+    /// # Errors
+    /// Broken lists, and every missing or undecodable image at once.
+    fn build(&self, project: &Path, images: &Path, progress: Progress) -> Result<Splits>;
+}
+
+/// Told how many images of how many are done; returns an error to stop.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
+
+/// The three lists of a retrieval experiment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Splits {
+    pub train: List,
+    pub query: List,
+    pub database: List,
+    /// Things worth telling: queries that are in the database, images without labels.
+    pub notes: Vec<String>,
+}
+
+impl Splits {
+    fn new(classes: Vec<String>, train: Vec<Item>, query: Vec<Item>, database: Vec<Item>) -> Self {
+        let [train, query, database] = [train, query, database].map(|items| List { classes: classes.clone(), items });
+        let mut splits = Self { train, query, database, notes: vec![] };
+        splits.notes = [splits.overlaps(), splits.unlabelled()].concat();
+        splits
+    }
+
+    /// Images that are in two lists, by content: a copy under another name is the same picture.
+    fn overlaps(&self) -> Vec<String> {
+        let digests = |list: &List| list.items.iter().map(|item| item.digest.clone()).collect::<BTreeSet<_>>();
+        let (train, database) = (digests(&self.train), digests(&self.database));
+        let queries = self.query.len();
+        let within = |known: &BTreeSet<String>| self.query.items.iter().filter(|q| known.contains(&q.digest)).count();
+        let repeated = self.database.len() - database.len();
+        [
+            (within(&database), format!("of {queries} queries are in the database, by content: each finds itself")),
+            (within(&train), format!("of {queries} queries are training images, by content")),
+            (repeated, format!("of {} database images repeat another one, by content", self.database.len())),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, text)| format!("{count} {text}"))
+        .collect()
+    }
+
+    fn unlabelled(&self) -> Vec<String> {
+        let named = [("training images", &self.train), ("queries", &self.query), ("database images", &self.database)];
+        let count = |list: &List| list.items.iter().filter(|item| item.labels.is_empty()).count();
+        named
+            .into_iter()
+            .filter(|(_, list)| count(list) > 0)
+            .map(|(name, list)| {
+                format!("{} of {} {name} have no label: nothing is relevant to them", count(list), list.len())
+            })
+            .collect()
+    }
+}
+
+/// Digests by path, for lists that share images.
+type Digests<'a> = BTreeMap<&'a str, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(path: &str, labels: &[u32], digest: char) -> Item {
+        Item { path: path.into(), labels: labels.to_vec(), digest: String::from(digest).repeat(64) }
+    }
+
+    #[test]
+    fn overlaps_are_found_by_content_and_labels_are_counted() {
+        let train = vec![item("a", &[0], 'a'), item("b", &[1], 'b')];
+        let query = vec![item("c", &[0], 'b'), item("d", &[], 'd')];
+        let database = vec![item("e", &[0], 'd'), item("f", &[0], 'b'), item("g", &[1], 'b')];
+        let splits = Splits::new(vec!["x".into(), "y".into()], train, query, database);
+        assert_eq!(
+            splits.notes,
+            [
+                "2 of 2 queries are in the database, by content: each finds itself",
+                "1 of 2 queries are training images, by content",
+                "1 of 3 database images repeat another one, by content",
+                "1 of 2 queries have no label: nothing is relevant to them",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_source_is_read_from_its_name() {
+        let spec: SourceSpec = serde_json::from_str(
+            r#"{"name":"files","train":"t.txt","query":"q.txt","database":"d.txt","root":"images"}"#,
+        )
+        .unwrap();
+        let written = serde_json::to_value(&spec).unwrap();
+        assert_eq!((&written["name"], &written["root"]["$place"]), (&"files".into(), &"images".into()));
+        assert_eq!(SourceSpec::NAMES, ["shapes", "files", "folders"]);
+        assert_eq!(spec.builder().root(Path::new("/p")), Some(PathBuf::from("/p/images")));
+        let misspelt = r#"{"name":"shapes","trian":3}"#;
+        assert!(serde_json::from_str::<SourceSpec>(misspelt).unwrap_err().to_string().contains("trian"));
+    }
+}

@@ -1,0 +1,196 @@
+//! An image file's bytes to RGB pixels, whatever the format, as Pillow's `convert("RGB")`.
+//!
+//! The format is told by the content, never by the file's name. Alpha is dropped, not blended; grey and palette images
+//! become RGB; 16-bit samples are scaled to 8 bits; EXIF orientation is ignored, as Pillow and the reference ignore it.
+
+use super::jpeg;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use std::io::Cursor;
+
+/// The most pixels an image may have; above it Pillow speaks of a decompression bomb.
+///
+/// A header of a few bytes can claim any size: it is checked before anything of that size is allocated.
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// The widest pixel that a decoder may need while it works: four channels of 32-bit floats.
+const WIDEST_PIXEL: u64 = 16;
+
+/// A decoded image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pixels {
+    /// Columns, at least 1.
+    pub width: usize,
+    /// Rows, at least 1.
+    pub height: usize,
+    /// `[height, width, 3]`: red, green and blue, row-major.
+    pub data: Vec<u8>,
+}
+
+/// Why bytes are not an image, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeError(pub(super) String);
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Decodes a JPEG, PNG, BMP, GIF (first frame), TIFF (first page) or WebP file.
+///
+/// # Errors
+/// Any other content, damaged or cut-off data, and images of more than [`MAX_PIXELS`].
+pub fn decode(bytes: &[u8]) -> Result<Pixels, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError("the file is empty".into()));
+    }
+    let format =
+        image::guess_format(bytes).map_err(|_| DecodeError("not a JPEG, PNG, BMP, GIF, TIFF or WebP image".into()))?;
+    if format == ImageFormat::Jpeg {
+        return jpeg::decode(bytes);
+    }
+    decode_other(bytes, format).map_err(|e| DecodeError(e.to_string()))?
+}
+
+/// Returns an error if an image of this size must not be decoded.
+pub(super) fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
+    if width == 0 || height == 0 {
+        return Err(DecodeError(format!("the image is empty: {width} x {height} pixels")));
+    }
+    if width.saturating_mul(height) > MAX_PIXELS {
+        return Err(DecodeError(format!("{width} x {height} pixels are more than the limit of {MAX_PIXELS}")));
+    }
+    Ok(())
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat) -> image::ImageResult<Result<Pixels, DecodeError>> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_PIXELS * WIDEST_PIXEL);
+    reader.limits(limits);
+    let decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if let Err(refused) = check_size(width.into(), height.into()) {
+        return Ok(Err(refused));
+    }
+    let rgb = DynamicImage::from_decoder(decoder)?.into_rgb8();
+    Ok(Ok(Pixels { width: rgb.width() as usize, height: rgb.height() as usize, data: rgb.into_raw() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded;
+    use image::{ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
+
+    fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(vec![]);
+        image.into().write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    /// A smooth picture, so that lossy formats stay near it.
+    fn picture() -> RgbImage {
+        ImageBuffer::from_fn(40, 30, |x, y| Rgb([(x * 6) as u8, (y * 8) as u8, (x + y) as u8]))
+    }
+
+    fn noisy_jpeg() -> Vec<u8> {
+        let mut stream = seeded::stream(1, "noise", &[]);
+        encode(RgbImage::from_fn(64, 48, |_, _| Rgb([(); 3].map(|()| stream.bits() as u8))), ImageFormat::Jpeg)
+    }
+
+    #[test]
+    fn every_lossless_format_gives_the_same_pixels() {
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+            let pixels = decode(&encode(picture(), format)).unwrap();
+            assert_eq!((pixels.width, pixels.height), (40, 30), "{format:?}");
+            assert_eq!(pixels.data, picture().into_raw(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn lossy_formats_come_near() {
+        for (format, most) in [(ImageFormat::Jpeg, 24), (ImageFormat::Gif, 48)] {
+            let pixels = decode(&encode(picture(), format)).unwrap();
+            let far = pixels.data.iter().zip(picture().as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(far <= most, "{format:?}: {far}");
+        }
+    }
+
+    #[test]
+    fn alpha_is_dropped_and_grey_is_spread() {
+        let clear = ImageBuffer::from_pixel(9, 8, Rgba([200u8, 100, 50, 0]));
+        assert_eq!(decode(&encode(clear, ImageFormat::Png)).unwrap().data[..3], [200, 100, 50]);
+        let grey = ImageBuffer::from_pixel(9, 8, LumaA([77u8, 3]));
+        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap().data[..3], [77; 3]);
+        let jpeg = decode(&encode(ImageBuffer::from_pixel(9, 8, Luma([77u8])), ImageFormat::Jpeg)).unwrap();
+        assert_eq!((jpeg.data.len(), &jpeg.data[..3]), (9 * 8 * 3, &[77; 3][..]));
+    }
+
+    #[test]
+    fn sixteen_bits_are_scaled() {
+        let deep = ImageBuffer::from_pixel(4, 4, Rgb([65535u16, 257 * 128, 0]));
+        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap().data[..3], [255, 128, 0]);
+    }
+
+    #[test]
+    fn what_follows_the_image_does_not_matter() {
+        let clean = noisy_jpeg();
+        let trailing = [&clean[..], &[0x55; 1000]].concat();
+        assert_eq!(decode(&trailing).unwrap(), decode(&clean).unwrap());
+    }
+
+    #[test]
+    fn a_file_cut_off_is_an_error_in_every_format() {
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff, ImageFormat::WebP] {
+            let bytes = encode(DynamicImage::from(picture()).into_rgba8(), format);
+            for keep in [3, bytes.len() / 4, bytes.len() / 2, bytes.len() * 9 / 10] {
+                assert!(decode(&bytes[..keep]).is_err(), "{format:?} cut at {keep} of {}", bytes.len());
+            }
+        }
+        let bytes = noisy_jpeg();
+        for keep in [3, 200, bytes.len() / 2, bytes.len() * 9 / 10, bytes.len() - 10] {
+            assert!(decode(&bytes[..keep]).is_err(), "jpeg cut at {keep} of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_told_in_words() {
+        assert_eq!(decode(b"").unwrap_err().to_string(), "the file is empty");
+        assert_eq!(decode(b"<html>").unwrap_err().to_string(), "not a JPEG, PNG, BMP, GIF, TIFF or WebP image");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_is_allocated() {
+        let mut jpeg = noisy_jpeg();
+        let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]).unwrap();
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xFD, 0xE8, 0xFD, 0xE8]);
+        let refused = decode(&jpeg).unwrap_err().to_string();
+        assert_eq!(refused, "65000 x 65000 pixels are more than the limit of 178956970");
+
+        let mut bmp = encode(picture(), ImageFormat::Bmp);
+        bmp[18..22].copy_from_slice(&60_000u32.to_le_bytes());
+        bmp[22..26].copy_from_slice(&60_000u32.to_le_bytes());
+        assert!(decode(&bmp).is_err());
+    }
+
+    #[test]
+    fn damaged_files_never_panic() {
+        let formats = [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff, ImageFormat::WebP];
+        let mut files = vec![noisy_jpeg()];
+        files.extend(formats.map(|format| encode(DynamicImage::from(picture()).into_rgba8(), format)));
+        for (number, file) in files.iter().enumerate() {
+            for round in 0..200 {
+                let mut stream = seeded::stream(2, "damage", &[number as u64, round]);
+                let mut damaged = file.clone();
+                for _ in 0..1 + stream.below(8) {
+                    let at = stream.below(damaged.len());
+                    damaged[at] = stream.bits() as u8;
+                }
+                let _ = decode(&damaged);
+            }
+        }
+    }
+}
