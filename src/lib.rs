@@ -10,3 +10,4 @@ pub mod suggest;
 // The domain: knows nothing of pipelines.
 pub mod dataset;
 pub mod image;
+pub mod kernel;
