@@ -11,3 +11,4 @@ pub mod suggest;
 pub mod dataset;
 pub mod image;
 pub mod kernel;
+pub mod model;
