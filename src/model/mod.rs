@@ -13,9 +13,9 @@ mod tensor_file;
 mod train_loop;
 pub mod weights;
 
-pub use encode::encode;
+pub use encode::{Sink, encode};
 pub use net::{HashModel, Mode};
-pub use train_loop::{Recipe, Record, Tick, Trained, train};
+pub use train_loop::{Recipe, Record, Tick, Trained, Watch, train};
 
 use crate::error::{Error, Kind};
 
@@ -23,3 +23,6 @@ use crate::error::{Error, Kind};
 fn tensor_error(error: candle_core::Error) -> Error {
     Error::new(Kind::Stage, "a tensor operation failed").note(error.to_string())
 }
+
+#[cfg(test)]
+mod testing;

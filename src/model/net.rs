@@ -2,7 +2,7 @@
 
 use super::backbone::{Backbone, BackboneSpec};
 use super::layers::Linear;
-use super::parameters::{Init, Parameters, draw};
+use super::parameters::{Parameters, Source, draw};
 use super::tensor_error;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor, Var};
@@ -44,7 +44,7 @@ impl HashModel {
         bits: usize,
         side: usize,
         device: &'a Device,
-        source: &'a mut (dyn FnMut(&str, &[usize], Init) -> Result<Vec<f32>> + 'a),
+        source: &'a mut Source<'a>,
     ) -> Result<Self> {
         if !device.is_cpu() {
             return Err(Error::input("the network's operations run on the CPU only").hint("leave out `--gpus`"));

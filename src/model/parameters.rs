@@ -9,14 +9,18 @@ use candle_core::{Device, Tensor, Var};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Uniform with variance 2 / `fan_in` (He et al. 2015, eq. 10): the scale of signals survives layers with ReLU.
-    He { fan_in: usize },
+    He {
+        fan_in: usize,
+    },
     /// Normal around 0.
-    Normal { std: f64 },
+    Normal {
+        std: f64,
+    },
     Zero,
 }
 
 /// Gives the first values of a parameter, row-major, by its name and shape.
-pub type Source<'a> = dyn FnMut(&str, &[usize], Init) -> Result<Vec<f32>> + 'a;
+pub(super) type Source<'a> = dyn FnMut(&str, &[usize], Init) -> Result<Vec<f32>> + 'a;
 
 /// The parameters of a network under construction, in the order they are added.
 pub struct Parameters<'a> {
@@ -45,7 +49,7 @@ impl<'a> Parameters<'a> {
 }
 
 /// First values that depend on the seed and the parameter's name: a layer more or less changes no other.
-pub fn draw(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
+pub(super) fn draw(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
     let len = shape.iter().product();
     let mut stream = seeded::stream(seed, &format!("init {name}"), &[]);
     match init {

@@ -81,8 +81,7 @@ mod tests {
     /// Ranges of epochs and their rates, from the reference's logs and code (tests/golden/formats.json).
     fn check(schedule: &str, golden: &str) {
         let schedule: ScheduleSpec = serde_json::from_str(schedule).unwrap();
-        let goldens: serde_json::Value =
-            serde_json::from_str(include_str!("../../tests/golden/formats.json")).unwrap();
+        let goldens: serde_json::Value = serde_json::from_str(include_str!("../../tests/golden/formats.json")).unwrap();
         for (epochs, rate) in goldens["lr"][golden].as_object().unwrap() {
             let (first, last) = epochs.split_once('-').unwrap_or((epochs, epochs));
             for epoch in [first, last] {

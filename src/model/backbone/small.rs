@@ -57,7 +57,10 @@ impl Small {
     fn check(&self) -> Result<()> {
         check_dropout(self.dropout)?;
         if self.channels.is_empty() || self.channels.contains(&0) {
-            return Err(Error::input(format!("`channels` needs at least one number, none of them 0: {:?}", self.channels)));
+            return Err(Error::input(format!(
+                "`channels` needs at least one number, none of them 0: {:?}",
+                self.channels
+            )));
         }
         if self.width == 0 {
             return Err(Error::input("`width` must be at least 1"));
@@ -84,7 +87,12 @@ impl BuildBackbone for Small {
             let side = if block == 0 { 5 } else { 3 };
             let op = Conv2d { stride: 1, padding: side / 2, relu: true, need_dx: block > 0 };
             // Numbered as torchvision would: convolution, ReLU, pool.
-            convolutions.push(Conv::new(params, &format!("features.{}", 3 * block), Filters { count, channels, side }, op)?);
+            convolutions.push(Conv::new(
+                params,
+                &format!("features.{}", 3 * block),
+                Filters { count, channels, side },
+                op,
+            )?);
             channels = count;
         }
         let linear = Linear::with_relu(params, "classifier.1", self.width, channels * last * last)?;

@@ -59,7 +59,8 @@ struct Descent {
 
 impl Sgd {
     fn check(&self) -> Result<()> {
-        let wrong = |key: &str, rule: &str, value: f64| Err(Error::input(format!("`{key}` must be {rule}, not {value}")));
+        let wrong =
+            |key: &str, rule: &str, value: f64| Err(Error::input(format!("`{key}` must be {rule}, not {value}")));
         for (key, value) in [("lr", self.lr), ("weight_decay", self.weight_decay), ("hash_lr", self.hash_lr)] {
             if !(value.is_finite() && value >= 0.0) {
                 return wrong(key, "a number of at least 0", value);
