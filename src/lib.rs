@@ -10,5 +10,7 @@ pub mod suggest;
 // The domain: knows nothing of pipelines.
 pub mod dataset;
 pub mod image;
+pub mod kernel;
+pub mod model;
 pub mod npy;
 pub mod retrieval;

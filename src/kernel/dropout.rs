@@ -1,0 +1,98 @@
+//! Dropout whose mask is drawn anew from its name when it is needed, and not stored.
+
+use super::host::{host, values};
+use crate::seeded;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Zeroes each number with probability `p` and divides the others by `1 - p`, as PyTorch's `dropout`.
+///
+/// The mask depends on `seed`, `step`, `layer` and the numbers' positions only. `p` is in [0, 1).
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    pub p: f64,
+    pub seed: u64,
+    /// The step of the training, from its beginning: after a resume the masks go on where they stopped.
+    pub step: u64,
+    /// Tells the layers of one network apart.
+    pub layer: u64,
+}
+
+/// Numbers that share one random stream. Part of the mask's definition.
+const CHUNK: usize = 1 << 12;
+
+impl Dropout {
+    fn apply(&self, xs: &[f32]) -> Vec<f32> {
+        // Half of a 64-bit draw decides: the probability is exact to 2^-32.
+        let dropped_below = (self.p * (1u64 << 32) as f64) as u32;
+        let scale = (1.0 / (1.0 - self.p)) as f32;
+        let decide = |draw: u32, x: f32| if draw < dropped_below { 0.0 } else { x * scale };
+        let mut out = xs.to_vec();
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+            let mut stream = seeded::stream(self.seed, "dropout", &[self.step, self.layer, chunk as u64]);
+            for pair in values.chunks_mut(2) {
+                let bits = stream.bits();
+                pair.iter_mut().zip([bits as u32, (bits >> 32) as u32]).for_each(|(x, draw)| *x = decide(draw, *x));
+            }
+        });
+        out
+    }
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(self.apply(values(xs, layout)?)), layout.shape().clone()))
+    }
+
+    fn bwd(&self, xs: &Tensor, _ys: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        let upstream = upstream.contiguous()?;
+        let dx = self.apply(host(&upstream).values()?);
+        Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::on_threads;
+    use candle_core::{DType, Device, Var};
+
+    const OP: Dropout = Dropout { p: 0.3, seed: 1, step: 2, layer: 0 };
+
+    fn mask(op: Dropout, len: usize) -> Vec<f32> {
+        op.apply(&vec![1.0; len])
+    }
+
+    #[test]
+    fn keeps_the_mean_and_drops_the_share() {
+        let mask = mask(OP, 100_001);
+        let dropped = mask.iter().filter(|&&m| m == 0.0).count() as f64 / mask.len() as f64;
+        let mean = mask.iter().map(|&m| f64::from(m)).sum::<f64>() / mask.len() as f64;
+        assert!((dropped - 0.3).abs() < 0.01 && (mean - 1.0).abs() < 0.01, "{dropped} {mean}");
+        assert!(mask.iter().all(|&m| m == 0.0 || m == (1.0 / 0.7) as f32));
+    }
+
+    #[test]
+    fn masks_differ_by_seed_step_and_layer_and_repeat_otherwise() {
+        let first = mask(OP, 50);
+        assert_eq!(first, mask(OP, 50));
+        for other in [Dropout { seed: 2, ..OP }, Dropout { step: 3, ..OP }, Dropout { layer: 1, ..OP }] {
+            assert_ne!(first, mask(other, 50));
+        }
+    }
+
+    #[test]
+    fn the_gradient_goes_where_the_values_went_on_any_number_of_threads() {
+        on_threads(|| {
+            let xs = Var::from_tensor(&Tensor::ones((3, 5000), DType::F32, &Device::Cpu).unwrap()).unwrap();
+            let ys = xs.apply_op1(OP).unwrap();
+            let dx = ys.sum_all().unwrap().backward().unwrap().get(&xs).unwrap().clone();
+            assert_eq!(dx.to_vec2::<f32>().unwrap(), ys.to_vec2::<f32>().unwrap());
+            vec![dx]
+        });
+    }
+}

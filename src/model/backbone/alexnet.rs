@@ -1,0 +1,116 @@
+//! AlexNet as torchvision has it (Krizhevsky 2014, "One weird trick"), up to its second fully connected layer.
+
+use super::{Backbone, BuildBackbone, check_dropout};
+use crate::error::{Error, Result};
+use crate::kernel::{Conv2d, MaxPool2d};
+use crate::model::layers::{Conv, Filters, Linear, dropout};
+use crate::model::net::Mode;
+use crate::model::parameters::Parameters;
+use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// AlexNet without its last layer: 4,096 features of images of 224 pixels. 57 million weights.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlexNet {
+    /// Probability to drop a number before each fully connected layer, while training.
+    #[serde(default = "half")]
+    #[schemars(range(min = 0, max = 1))]
+    pub dropout: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+impl Default for AlexNet {
+    fn default() -> Self {
+        Self { dropout: half() }
+    }
+}
+
+const WIDTH: usize = 4096;
+
+/// Side of the last feature maps; torchvision pools any other to it, the reference and we accept no other.
+const LAST_SIDE: usize = 6;
+
+const POOL: MaxPool2d = MaxPool2d { kernel: 3, stride: 2 };
+
+/// The convolutions: position in torchvision's `features`, filters, side, stride, padding, and whether a pool follows.
+const CONVOLUTIONS: [(usize, usize, usize, usize, usize, bool); 5] = [
+    (0, 64, 11, 4, 2, true),
+    (3, 192, 5, 1, 2, true),
+    (6, 384, 3, 1, 1, false),
+    (8, 256, 3, 1, 1, false),
+    (10, 256, 3, 1, 1, true),
+];
+
+struct Network {
+    convolutions: Vec<(Conv, bool)>,
+    /// `classifier.1` and `classifier.4`.
+    linears: [Linear; 2],
+    dropout: f64,
+}
+
+/// Side of the last feature maps for images of `side` pixels; 0 if a window does not fit.
+fn last_side(side: usize) -> usize {
+    CONVOLUTIONS.iter().fold(side, |side, &(_, _, kernel, stride, padding, pooled)| {
+        let Some(side) = (side + 2 * padding).checked_sub(kernel).map(|rest| rest / stride + 1) else { return 0 };
+        if pooled { POOL.outputs(side).unwrap_or(0) } else { side }
+    })
+}
+
+impl BuildBackbone for AlexNet {
+    fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
+        check_dropout(self.dropout)?;
+        if last_side(side) != LAST_SIDE {
+            return Err(Error::input(format!("`alexnet` cannot take images of {side} pixels"))
+                .note(format!("its last feature maps would have side {} and not {LAST_SIDE}", last_side(side)))
+                .hint("set `crop = 224` and `resize = 256` in the transform"));
+        }
+        let (mut convolutions, mut channels) = (vec![], 3);
+        for (position, count, side, stride, padding, pooled) in CONVOLUTIONS {
+            let op = Conv2d { stride, padding, relu: true, need_dx: position > 0 };
+            let filters = Filters { count, channels, side };
+            convolutions.push((Conv::new(params, &format!("features.{position}"), filters, op)?, pooled));
+            channels = count;
+        }
+        let linears = [
+            Linear::with_relu(params, "classifier.1", WIDTH, channels * LAST_SIDE * LAST_SIDE)?,
+            Linear::with_relu(params, "classifier.4", WIDTH, WIDTH)?,
+        ];
+        Ok(Box::new(Network { convolutions, linears, dropout: self.dropout }))
+    }
+}
+
+impl Backbone for Network {
+    fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        let mut xs = xs.clone();
+        for (convolution, pooled) in &self.convolutions {
+            xs = convolution.forward(&xs, mode)?;
+            if *pooled {
+                xs = xs.apply_op1(POOL)?;
+            }
+        }
+        xs = xs.flatten_from(1)?;
+        for (layer, linear) in self.linears.iter().enumerate() {
+            xs = linear.forward(&dropout(&xs, self.dropout, layer as u64, mode)?, mode)?;
+        }
+        Ok(xs)
+    }
+
+    fn width(&self) -> usize {
+        WIDTH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_sides_that_end_in_six() {
+        assert_eq!([224, 227, 256, 32, 1].map(last_side), [6, 6, 7, 0, 0]);
+    }
+}

@@ -1,0 +1,41 @@
+//! Networks from images to features; the hash layer is added by [`super::HashModel`].
+
+pub mod alexnet;
+pub mod small;
+
+use super::net::Mode;
+use super::parameters::Parameters;
+use crate::choices;
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+
+/// Features of images.
+pub trait Backbone: Send + Sync {
+    /// `[n, 3, side, side]` to `[n, width]`.
+    fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor>;
+
+    /// Numbers per image.
+    fn width(&self) -> usize;
+}
+
+/// Builds a backbone out of its parameters in the pipeline file.
+pub trait BuildBackbone {
+    /// For images of `side` pixels; the weights are added to `params` under the backbone's own names.
+    fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>>;
+}
+
+choices! {
+    /// What `backbone = { name = ".." }` may be.
+    pub enum BackboneSpec: BuildBackbone {
+        AlexNet(alexnet::AlexNet) = "alexnet",
+        Small(small::Small) = "small",
+    }
+}
+
+/// Refuses what is no probability to drop with.
+fn check_dropout(p: f64) -> Result<()> {
+    if (0.0..1.0).contains(&p) {
+        return Ok(());
+    }
+    Err(Error::input(format!("`dropout` must be at least 0 and below 1, not {p}")))
+}

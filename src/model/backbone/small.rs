@@ -1,0 +1,150 @@
+//! A compact convolutional network for small images: the `cuda-convnet` of the CIFAR-10 days, with He initialisation.
+
+use super::{Backbone, BuildBackbone, check_dropout};
+use crate::error::{Error, Result};
+use crate::kernel::{Conv2d, MaxPool2d};
+use crate::model::layers::{Conv, Filters, Linear, dropout};
+use crate::model::net::Mode;
+use crate::model::parameters::Parameters;
+use candle_core::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Blocks of convolution, ReLU and overlapping max pooling (3x3, stride 2), then one fully connected layer.
+///
+/// The first convolution is 5x5, the others 3x3, all keep the side; each pool halves it. Meant for 32 to 64 pixels,
+/// but any side will do that leaves each pool its window.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Small {
+    /// Filters of each convolution: one block per number.
+    #[serde(default = "channels")]
+    pub channels: Vec<usize>,
+    /// Features: outputs of the fully connected layer.
+    #[serde(default = "width")]
+    #[schemars(range(min = 1))]
+    pub width: usize,
+    /// Probability to drop a number before the fully connected layer and after it, while training.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub dropout: f64,
+}
+
+fn channels() -> Vec<usize> {
+    vec![32, 64, 128]
+}
+
+fn width() -> usize {
+    256
+}
+
+impl Default for Small {
+    fn default() -> Self {
+        Self { channels: channels(), width: width(), dropout: 0.0 }
+    }
+}
+
+const POOL: MaxPool2d = MaxPool2d { kernel: 3, stride: 2 };
+
+struct Network {
+    convolutions: Vec<Conv>,
+    linear: Linear,
+    width: usize,
+    dropout: f64,
+}
+
+impl Small {
+    fn check(&self) -> Result<()> {
+        check_dropout(self.dropout)?;
+        if self.channels.is_empty() || self.channels.contains(&0) {
+            return Err(Error::input(format!(
+                "`channels` needs at least one number, none of them 0: {:?}",
+                self.channels
+            )));
+        }
+        if self.width == 0 {
+            return Err(Error::input("`width` must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// Side of the last feature maps.
+    fn last_side(&self, side: usize) -> Result<usize> {
+        self.channels.iter().try_fold(side, |side, _| POOL.outputs(side)).ok_or_else(|| {
+            Error::input(format!("`small` with {} blocks cannot take images of {side} pixels", self.channels.len()))
+                .note("each block halves the side, and its pool needs 3 pixels")
+                .hint("leave out a number of `channels`, or make `crop` larger")
+        })
+    }
+}
+
+impl BuildBackbone for Small {
+    fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
+        self.check()?;
+        let last = self.last_side(side)?;
+        let (mut convolutions, mut channels) = (vec![], 3);
+        for (block, &count) in self.channels.iter().enumerate() {
+            let side = if block == 0 { 5 } else { 3 };
+            let op = Conv2d { stride: 1, padding: side / 2, relu: true, need_dx: block > 0 };
+            // Numbered as torchvision would: convolution, ReLU, pool.
+            convolutions.push(Conv::new(
+                params,
+                &format!("features.{}", 3 * block),
+                Filters { count, channels, side },
+                op,
+            )?);
+            channels = count;
+        }
+        let linear = Linear::with_relu(params, "classifier.1", self.width, channels * last * last)?;
+        Ok(Box::new(Network { convolutions, linear, width: self.width, dropout: self.dropout }))
+    }
+}
+
+impl Backbone for Network {
+    fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        let mut xs = xs.clone();
+        for convolution in &self.convolutions {
+            xs = convolution.forward(&xs, mode)?.apply_op1(POOL)?;
+        }
+        let xs = dropout(&xs.flatten_from(1)?, self.dropout, 0, mode)?;
+        dropout(&self.linear.forward(&xs, mode)?, self.dropout, 1, mode)
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::backbone::BackboneSpec;
+    use crate::model::{HashModel, Mode};
+    use candle_core::{DType, Device};
+
+    fn model(spec: Small, side: usize) -> Result<HashModel> {
+        HashModel::seeded(&BackboneSpec::Small(spec), 12, side, 1, &Device::Cpu)
+    }
+
+    #[test]
+    fn takes_any_side_that_its_pools_can_halve() {
+        for side in [15, 32, 33, 48, 64] {
+            let model = model(Small::default(), side).unwrap();
+            let xs = Tensor::ones((2, 3, side, side), DType::F32, &Device::Cpu).unwrap();
+            assert_eq!(model.forward(&xs, Mode::Eval).unwrap().dims(), [2, 12]);
+        }
+        assert!(model(Small::default(), 14).is_err());
+    }
+
+    #[test]
+    fn parameters_that_make_no_network_are_refused() {
+        for wrong in [
+            Small { channels: vec![], ..Small::default() },
+            Small { channels: vec![8, 0], ..Small::default() },
+            Small { width: 0, ..Small::default() },
+            Small { dropout: 1.0, ..Small::default() },
+        ] {
+            assert!(model(wrong, 32).is_err());
+        }
+    }
+}

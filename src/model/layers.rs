@@ -1,0 +1,82 @@
+//! Layers of a network: parameters from [`Parameters`], arithmetic from `kernel`.
+
+use super::net::Mode;
+use super::parameters::{Init, Parameters};
+use crate::error::Result;
+use crate::kernel;
+use candle_core::{Tensor, Var};
+
+/// A convolution with bias and ReLU.
+pub(super) struct Conv {
+    weight: Var,
+    bias: Var,
+    op: kernel::Conv2d,
+}
+
+/// Sizes of a convolution's weights.
+#[derive(Clone, Copy)]
+pub(super) struct Filters {
+    pub(super) count: usize,
+    pub(super) channels: usize,
+    pub(super) side: usize,
+}
+
+impl Conv {
+    /// Adds `{name}.weight` `[count, channels, side, side]` and `{name}.bias`.
+    pub(super) fn new(params: &mut Parameters, name: &str, filters: Filters, op: kernel::Conv2d) -> Result<Self> {
+        let Filters { count, channels, side } = filters;
+        let init = Init::He { fan_in: channels * side * side };
+        let weight = params.add(format!("{name}.weight"), &[count, channels, side, side], init)?;
+        let bias = params.add(format!("{name}.bias"), &[count], Init::Zero)?;
+        Ok(Self { weight, bias, op })
+    }
+
+    pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op)
+    }
+}
+
+/// A linear layer with bias, and ReLU where asked.
+pub(super) struct Linear {
+    weight: Var,
+    bias: Var,
+    op: kernel::Linear,
+}
+
+impl Linear {
+    /// Adds `{name}.weight` `[outputs, inputs]` and `{name}.bias`; ReLU follows.
+    pub(super) fn with_relu(params: &mut Parameters, name: &str, outputs: usize, inputs: usize) -> Result<Self> {
+        Self::new(params, name, [outputs, inputs], Init::He { fan_in: inputs }, true)
+    }
+
+    /// The layer of hash functions: small weights, so that training starts where tanh is steep. No ReLU.
+    pub(super) fn hash(params: &mut Parameters, name: &str, outputs: usize, inputs: usize) -> Result<Self> {
+        Self::new(params, name, [outputs, inputs], Init::Normal { std: 0.01 }, false)
+    }
+
+    fn new(params: &mut Parameters, name: &str, shape: [usize; 2], init: Init, relu: bool) -> Result<Self> {
+        let weight = params.add(format!("{name}.weight"), &shape, init)?;
+        let bias = params.add(format!("{name}.bias"), &shape[..1], Init::Zero)?;
+        Ok(Self { weight, bias, op: kernel::Linear { relu } })
+    }
+
+    pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op)
+    }
+}
+
+/// A parameter as the mode needs it: outside training nothing is recorded, and memory is freed layer by layer.
+fn value(var: &Var, mode: Mode) -> Tensor {
+    match mode {
+        Mode::Eval => var.as_detached_tensor(),
+        Mode::Train { .. } => var.as_tensor().clone(),
+    }
+}
+
+/// Dropout in training; `layer` tells the places of one network apart.
+pub(super) fn dropout(xs: &Tensor, p: f64, layer: u64, mode: Mode) -> candle_core::Result<Tensor> {
+    match mode {
+        Mode::Train { seed, step } if p > 0.0 => xs.apply_op1(kernel::Dropout { p, seed, step, layer }),
+        _ => Ok(xs.clone()),
+    }
+}

@@ -1,0 +1,60 @@
+//! What a network is taught: from logits and labels to one number.
+
+pub mod hashnet;
+mod labels;
+mod pairs;
+
+use crate::choices;
+use crate::error::Result;
+use candle_core::Tensor;
+
+/// Where a training stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Epochs count from 1.
+    pub epoch: usize,
+}
+
+/// A hashing loss. It may remember what it saw of other images.
+pub trait Loss: Send {
+    /// The loss of one batch, a scalar that gradients flow from.
+    ///
+    /// `logits` is `[b, bits]`, `labels` `[b, classes]` of 0 and 1, `index` the images' positions in the training list.
+    fn forward(&mut self, logits: &Tensor, labels: &Tensor, index: &[u32], step: Step) -> candle_core::Result<Tensor>;
+
+    /// What logits are multiplied by before they are squashed, for the records.
+    fn scale(&self, _epoch: usize) -> f64 {
+        1.0
+    }
+
+    /// What it remembers between steps, by name, as tensors of f32 or u8.
+    fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
+        Ok(vec![])
+    }
+
+    /// Takes back what `state` gave.
+    fn load_state(&mut self, _state: &[(String, Tensor)]) -> candle_core::Result<()> {
+        Ok(())
+    }
+}
+
+/// The sizes a loss may need before the first batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Training images.
+    pub images: usize,
+    pub classes: usize,
+    pub bits: usize,
+}
+
+/// Builds a loss out of its parameters in the pipeline file.
+pub trait BuildLoss {
+    fn build(&self, sizes: Sizes) -> Result<Box<dyn Loss>>;
+}
+
+choices! {
+    /// What `loss = { name = ".." }` may be.
+    pub enum LossSpec: BuildLoss {
+        HashNet(hashnet::HashNet) = "hashnet",
+    }
+}

@@ -1,0 +1,28 @@
+//! The network: backbone and hash layer, what it learns from, and its files. Knows nothing of stages and pipelines.
+
+pub mod backbone;
+mod checkpoint;
+mod encode;
+mod layers;
+pub mod loss;
+mod net;
+pub mod optim;
+mod parameters;
+pub mod schedule;
+mod tensor_file;
+mod train_loop;
+pub mod weights;
+
+pub use encode::{Sink, encode};
+pub use net::{HashModel, Mode};
+pub use train_loop::{Recipe, Record, Tick, Trained, Watch, train};
+
+use crate::error::{Error, Kind};
+
+/// A tensor operation that failed: memory, a device, or a fault of this program.
+fn tensor_error(error: candle_core::Error) -> Error {
+    Error::new(Kind::Stage, "a tensor operation failed").note(error.to_string())
+}
+
+#[cfg(test)]
+mod testing;

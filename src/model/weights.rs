@@ -1,0 +1,217 @@
+//! A trained network as a file: safetensors with torchvision's names, and a card that says what network it is.
+
+use super::backbone::BackboneSpec;
+use super::net::{HashModel, is_of_hash_layer};
+use super::parameters::Init;
+use super::tensor_error;
+use super::tensor_file::{TensorFile, write};
+use crate::error::{Error, Result};
+use crate::image::Transform;
+use anyhow::Context;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Raised when the meaning of a card or of a tensor changes.
+const FORMAT: u32 = 1;
+
+/// What must be known to use the weights: everything else is in the tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    format: u32,
+    pub backbone: BackboneSpec,
+    /// Length of the codes.
+    pub bits: usize,
+    /// What the network expects to have been done to an image.
+    pub transform: Transform,
+    /// Names of the classes it was trained on, in the order of the labels.
+    pub classes: Vec<String>,
+}
+
+impl Card {
+    pub fn new(backbone: BackboneSpec, bits: usize, transform: Transform, classes: Vec<String>) -> Self {
+        Self { format: FORMAT, backbone, bits, transform, classes }
+    }
+}
+
+/// Writes a network and its card. Equal weights and cards give equal files.
+pub fn save(path: &Path, model: &HashModel, card: &Card) -> anyhow::Result<()> {
+    let doing = || format!("cannot write `{}`", path.display());
+    let named: Vec<(String, Tensor)> =
+        model.parameters().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let mut out = BufWriter::new(File::create(path).with_context(doing)?);
+    write(&mut out, &serde_json::to_string(card)?, &named).with_context(doing)?;
+    out.flush().with_context(doing)
+}
+
+/// Reads a network and its card.
+pub fn load(path: &Path, device: &Device) -> Result<(HashModel, Card)> {
+    let file = TensorFile::open(path)?;
+    let card = read_card(&file, path)?;
+    let mut source = |name: &str, shape: &[usize], _: Init| {
+        if let Some(wrong) = mismatch(&file, name, shape) {
+            return Err(unfit(path).note(wrong));
+        }
+        file.read_f32(name)
+    };
+    let model = HashModel::build(&card.backbone, card.bits, card.transform.crop as usize, device, &mut source)?;
+    let is_known = |name: &String| model.parameters().iter().any(|(known, _)| known == name);
+    match file.names().iter().find(|name| !is_known(name)) {
+        Some(name) => Err(unfit(path).note(format!("the network has no parameter `{name}`"))),
+        None => Ok((model, card)),
+    }
+}
+
+fn read_card(file: &TensorFile, path: &Path) -> Result<Card> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let Some(text) = file.card() else {
+        return Err(Error::data(format!("`{}` was not written by hashpipe", path.display()))
+            .note("its metadata has no key `hashpipe`")
+            .hint("weights from elsewhere can start a training: `pretrained` of a `train` stage"));
+    };
+    let wrong =
+        |e: serde_json::Error| Error::data(format!("the card of `{}` is damaged", path.display())).note(e.to_string());
+    let Format { format } = serde_json::from_str(text).map_err(wrong)?;
+    if format != FORMAT {
+        return Err(Error::data(format!("`{}` has format {format}", path.display()))
+            .note(format!("this hashpipe reads format {FORMAT}"))
+            .hint("use the hashpipe that wrote it, or train again"));
+    }
+    serde_json::from_str(text).map_err(wrong)
+}
+
+/// Fills the backbone from torchvision's (or anyone's) weights under its own names; the hash layer stays as it is.
+///
+/// Returns the names of the tensors that were not used, such as a classifier's last layer. If anything is missing or
+/// of another shape, an error lists all of it, and the model is as before.
+pub fn load_pretrained(model: &HashModel, path: &Path) -> Result<Vec<String>> {
+    let file = TensorFile::open(path)?;
+    let (_, wanted): (Vec<_>, Vec<_>) = model.parameters().iter().partition(|(name, _)| is_of_hash_layer(name));
+    let wrong: Vec<String> = wanted.iter().filter_map(|(name, var)| mismatch(&file, name, var.dims())).collect();
+    if !wrong.is_empty() {
+        return Err(wrong.into_iter().fold(unfit(path), Error::note));
+    }
+    let mut read = vec![];
+    for (name, var) in &wanted {
+        read.push(Tensor::from_vec(file.read_f32(name)?, var.shape(), var.device()).map_err(tensor_error)?);
+    }
+    for ((_, var), tensor) in wanted.iter().zip(read) {
+        var.set(&tensor).map_err(tensor_error)?;
+    }
+    Ok(file.names().into_iter().filter(|name| !wanted.iter().any(|(used, _)| used == name)).collect())
+}
+
+fn unfit(path: &Path) -> Error {
+    Error::data(format!("the weights in `{}` do not fit the network", path.display()))
+}
+
+/// What is wrong with a tensor of a file, if anything.
+fn mismatch(file: &TensorFile, name: &str, expected: &[usize]) -> Option<String> {
+    match file.shape(name) {
+        None => Some(format!("`{name}` {expected:?} is missing")),
+        Some(shape) if shape != expected => Some(format!("`{name}` is {shape:?}, expected {expected:?}")),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::model::Mode;
+    use crate::model::backbone::small::Small;
+    use candle_core::DType;
+    use tempfile::TempDir;
+
+    fn spec() -> BackboneSpec {
+        BackboneSpec::Small(Small { channels: vec![4, 6], width: 10, dropout: 0.5 })
+    }
+
+    fn card() -> Card {
+        Card::new(spec(), 8, Transform::imagenet(20, 16), vec!["cat".into(), "dog".into()])
+    }
+
+    fn model(seed: u64) -> HashModel {
+        HashModel::seeded(&spec(), 8, 16, seed, &Device::Cpu).unwrap()
+    }
+
+    fn logits(model: &HashModel) -> Vec<Vec<f32>> {
+        let xs = Tensor::ones((2, 3, 16, 16), DType::F32, &Device::Cpu).unwrap();
+        model.forward(&xs, Mode::Eval).unwrap().to_vec2().unwrap()
+    }
+
+    #[test]
+    fn a_saved_network_is_loaded_whole_and_its_bytes_repeat() {
+        let dir = TempDir::new().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        save(&a, &model(1), &card()).unwrap();
+        save(&b, &model(1), &card()).unwrap();
+        assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+        let (loaded, card) = load(&a, &Device::Cpu).unwrap();
+        assert_eq!(logits(&loaded), logits(&model(1)));
+        assert_eq!((card.bits, card.classes.len(), card.transform.crop), (8, 2, 16));
+    }
+
+    #[test]
+    fn damaged_files_and_foreign_cards_are_errors() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("model");
+        save(&path, &model(1), &card()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let load_bytes = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            load(&path, &Device::Cpu).map(|_| ()).unwrap_err()
+        };
+        for length in (0..whole.len()).step_by(97) {
+            assert_eq!(load_bytes(&whole[..length]).kind(), Kind::Data);
+        }
+        let replaced = |from: &str, to: &str| {
+            let at = whole.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            let mut bytes = whole.clone();
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+            load_bytes(&bytes).render("error")
+        };
+        assert!(replaced("format\\\":1", "format\\\":2").contains("format 2"));
+        assert!(replaced("hashpipe", "somebody").contains("not written by hashpipe"));
+        assert!(replaced("bits\\\":8", "bits\\\":9").contains("`hash.weight` is [8, 10], expected [9, 10]"));
+        assert!(replaced("hash.bias", "hash.dias").contains("`hash.bias` [8] is missing"));
+    }
+
+    #[test]
+    fn pretrained_weights_fill_the_backbone_and_leave_the_hash_layer() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("weights");
+        save(&path, &model(1), &card()).unwrap();
+        let target = model(2);
+        assert_eq!(load_pretrained(&target, &path).unwrap(), ["hash.weight", "hash.bias"]);
+        let first = |model: &HashModel, name: &str| {
+            let (_, var) = model.parameters().iter().find(|(n, _)| n == name).unwrap();
+            var.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(first(&target, "features.3.weight"), first(&model(1), "features.3.weight"));
+        assert_eq!(first(&target, "hash.weight"), first(&model(2), "hash.weight"));
+    }
+
+    #[test]
+    fn every_mismatch_of_pretrained_weights_is_listed() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("weights");
+        let spec = BackboneSpec::Small(Small { channels: vec![4], width: 10, dropout: 0.0 });
+        let other = HashModel::seeded(&spec, 8, 16, 1, &Device::Cpu).unwrap();
+        save(&path, &other, &card()).unwrap();
+        let text = load_pretrained(&model(1), &path).unwrap_err().render("error");
+        for part in [
+            "`features.3.weight` [6, 4, 3, 3] is missing",
+            "`features.3.bias` [6] is missing",
+            "`classifier.1.weight` is",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! AlexNet against PyTorch in double precision: logits, and three steps of training (tests/golden/make_goldens.py).
+//!
+//! Both need COCO's pictures, prepared exactly as Pillow does; without them the tests say so and pass.
+
+use candle_core::{DType, Device, Tensor};
+use hashpipe::model::backbone::BackboneSpec;
+use hashpipe::model::backbone::alexnet::AlexNet;
+use hashpipe::model::loss::{LossSpec, Sizes, Step};
+use hashpipe::model::optim::OptimizerSpec;
+use hashpipe::model::{HashModel, Mode};
+use serde_json::Value;
+use std::path::PathBuf;
+
+const SIDE: usize = 224;
+
+/// Largest relative error that is taken for rounding: we compute in single precision.
+const TOLERANCE: f64 = 1e-4;
+
+/// The same for gradients that pass ReLUs and pools. A few of the million numbers in front of them lie so near a
+/// decision that rounding takes the other side: a change of the input by 3e-7 was seen to move these norms by 1.5e-3,
+/// and other such changes to bring them within 1e-6 of PyTorch's.
+const TOLERANCE_BEHIND_DECISIONS: f64 = 3e-3;
+
+/// The network's input for a picture, `[3, 224, 224]`, or `None` if the pictures are not at hand.
+///
+/// Reads little-endian f32 from `$HASHPIPE_TEST_PIXELS/<file name>.f32`.
+fn pixels(name: &str) -> Option<Vec<f32>> {
+    let file =
+        PathBuf::from(std::env::var_os("HASHPIPE_TEST_PIXELS")?).join(format!("{}.f32", name.split('/').next_back()?));
+    let bytes = std::fs::read(file).ok()?;
+    Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
+}
+
+/// All pictures of a golden file as one tensor.
+fn images(names: &Value) -> Option<Tensor> {
+    let names = strings(names);
+    let pixels = names.iter().map(|name| pixels(name)).collect::<Option<Vec<_>>>();
+    let Some(pixels) = pixels else {
+        println!("skipped: COCO's pictures are not here");
+        return None;
+    };
+    Some(Tensor::from_vec(pixels.concat(), (names.len(), 3, SIDE, SIDE), &Device::Cpu).unwrap())
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// Labels of the named images out of COCO's training list.
+fn labels(names: &Value) -> Option<Tensor> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let list = ["..", "../.."].map(|up| root.join(up).join("shared/data/coco_lite/lists/train.txt"));
+    let text = list.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
+    let row = |name: &String| -> Vec<f32> {
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+        line.split_whitespace().skip(1).map(|label| label.parse().unwrap()).collect()
+    };
+    let rows: Vec<Vec<f32>> = strings(names).iter().map(row).collect();
+    Some(Tensor::new(rows, &Device::Cpu).unwrap())
+}
+
+/// make_goldens.py's `weight`: element `i` of tensor `t` is SplitMix64 of `t * 2^32 + i`, its top 24 bits.
+fn formula(tensor: u64, len: usize, bound: f64) -> Vec<f32> {
+    let mix = |i: u64| {
+        let mut x = ((tensor << 32) + i).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    };
+    (0..len as u64).map(|i| (((mix(i) >> 40) as f64 - 8_388_608.0) / 8_388_608.0 * bound) as f32).collect()
+}
+
+/// AlexNet with the golden file's weights, and no dropout.
+fn alexnet(bits: usize) -> HashModel {
+    let spec = BackboneSpec::AlexNet(AlexNet { dropout: 0.0 });
+    let model = HashModel::seeded(&spec, bits, SIDE, 1, &Device::Cpu).unwrap();
+    for (tensor, (name, var)) in model.parameters().iter().enumerate() {
+        let fan_in: usize = var.dims()[1..].iter().product();
+        let bound = match name.as_str() {
+            "hash.weight" => 0.02,
+            name if name.ends_with(".bias") => 0.05,
+            _ => (6.0 / fan_in as f64).sqrt(),
+        };
+        let values = formula(tensor as u64, var.elem_count(), bound);
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+    }
+    model
+}
+
+fn golden(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[track_caller]
+fn close(what: &str, ours: f64, golden: &Value, tolerance: f64) {
+    let golden = golden.as_f64().unwrap();
+    assert!((ours - golden).abs() <= tolerance * golden.abs(), "{what}: {ours}, expected {golden}");
+}
+
+fn norm(tensor: &Tensor) -> f64 {
+    tensor.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+}
+
+/// The weights of both sides come from one formula.
+#[test]
+fn the_formula_gives_the_golden_weights() {
+    let first = &golden(include_str!("../golden/forward.json"))["first_weights"];
+    let ours = formula(0, 4, (6.0f64 / 363.0).sqrt());
+    ours.iter()
+        .zip(first.as_array().unwrap())
+        .for_each(|(ours, golden)| close("weight", f64::from(*ours), golden, TOLERANCE));
+}
+
+#[test]
+fn alexnet_gives_pytorchs_logits() {
+    let golden = golden(include_str!("../golden/forward.json"));
+    let Some(xs) = images(&golden["images"]) else { return };
+    for bits in [16, 64] {
+        let expected: Vec<Vec<f64>> = serde_json::from_value(golden["outputs"][bits.to_string()].clone()).unwrap();
+        let largest = expected.iter().flatten().fold(0f64, |max, x| max.max(x.abs()));
+        let ours: Vec<Vec<f32>> = alexnet(bits).forward(&xs, Mode::Eval).unwrap().to_vec2().unwrap();
+        let pairs = ours.iter().flatten().zip(expected.iter().flatten());
+        let worst = pairs.fold(0f64, |max, (ours, golden)| max.max((f64::from(*ours) - golden).abs()));
+        println!("{bits} bits: largest error {:.1e} of the largest logit", worst / largest);
+        assert!(worst <= TOLERANCE * largest, "{bits} bits: {worst} of {largest}");
+    }
+}
+
+#[test]
+fn three_steps_of_training_give_pytorchs_losses_gradients_and_weights() {
+    let golden = golden(include_str!("../golden/train_steps.json"));
+    let Some((xs, labels)) = images(&golden["images"]).zip(labels(&golden["images"])) else { return };
+    let (images, classes) = labels.dims2().unwrap();
+    let model = alexnet(16);
+    // The scale is sqrt(1), sqrt(2), sqrt(3): one step of it per "epoch".
+    let loss: LossSpec = serde_json::from_str(r#"{"name": "hashnet", "scale_every": 1}"#).unwrap();
+    let mut loss = loss.builder().build(Sizes { images, classes, bits: 16 }).unwrap();
+    let sgd: OptimizerSpec = serde_json::from_str(r#"{"name": "sgd", "lr": 1e-3}"#).unwrap();
+    let mut sgd = sgd.builder().build(model.parameters()).unwrap();
+    let index: Vec<u32> = (0..images as u32).collect();
+
+    for (step, expected) in golden["steps"].as_array().unwrap().iter().enumerate() {
+        let logits = model.forward(&xs, Mode::Train { seed: 1, step: step as u64 }).unwrap();
+        let value = loss.forward(&logits, &labels, &index, Step { epoch: step + 1 }).unwrap();
+        close("loss", f64::from(value.to_scalar::<f32>().unwrap()), &expected["loss"], TOLERANCE);
+        let gradients = value.backward().unwrap();
+        for (name, var) in model.parameters() {
+            let gradient = norm(gradients.get(var).unwrap());
+            let tolerance = if name.starts_with("features") { TOLERANCE_BEHIND_DECISIONS } else { TOLERANCE };
+            close(&format!("step {step}, gradient of {name}"), gradient, &expected["grad_norm"][name], tolerance);
+        }
+        sgd.step(&gradients, 1.0).unwrap();
+    }
+    for (name, var) in model.parameters() {
+        close(&format!("weights of {name}"), norm(var), &golden["weight_norm_after"][name], TOLERANCE);
+    }
+}

@@ -1,0 +1,4 @@
+//! Integration tests, one binary.
+
+/// AlexNet, the loss and the optimiser against PyTorch's numbers.
+mod golden_network;
