@@ -13,9 +13,9 @@ macro_rules! choices {
         $vis enum $name { $(#[serde(rename = $key)] $variant($params)),+ }
         impl $name {
             /// Names in the order they are registered, for listings and tests.
-            pub const NAMES: &'static [&'static str] = &[$($key),+];
+            $vis const NAMES: &'static [&'static str] = &[$($key),+];
             /// The chosen variant.
-            pub fn builder(&self) -> &dyn $build {
+            $vis fn builder(&self) -> &dyn $build {
                 match self { $(Self::$variant(params) => params),+ }
             }
         }

@@ -26,6 +26,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 7] =
+        [Self::Input, Self::Data, Self::Stage, Self::Changed, Self::Cache, Self::Io, Self::Interrupted];
+
     /// The process's exit code, as documented in README.md.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -71,13 +74,23 @@ struct Report {
     hints: Vec<String>,
     /// Further errors of the same phase: everything wrong with a file is said at once.
     others: Vec<Error>,
+    /// The whole text, if another process rendered it.
+    rendered: Option<String>,
 }
 
 impl Error {
     /// An error of the given kind; `message` is a lowercase fragment without a period, names in backticks.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self(Box::new(Report { kind, message, place: None, notes: vec![], hints: vec![], others: vec![] }))
+        Self(Box::new(Report {
+            kind,
+            message,
+            place: None,
+            notes: vec![],
+            hints: vec![],
+            others: vec![],
+            rendered: None,
+        }))
     }
 
     /// A fault in the command line or the pipeline file.
@@ -102,6 +115,15 @@ impl Error {
     /// Stopped by the user.
     pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// An error another process rendered, with the exit code it gave.
+    pub fn rendered(text: &str, exit_code: u8) -> Self {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.exit_code() == exit_code).unwrap_or(Kind::Stage);
+        let message = text.lines().next().unwrap_or_default();
+        let mut error = Self::new(kind, message.strip_prefix("error: ").unwrap_or(message));
+        error.0.rendered = Some(text.to_string());
+        error
     }
 
     #[must_use]
@@ -142,6 +164,9 @@ impl Error {
 
     /// The text a person reads, under the heading `error` or `warning`, without a final newline.
     pub fn render(&self, heading: &str) -> String {
+        if let Some(text) = &self.0.rendered {
+            return text.clone();
+        }
         let mut out = String::new();
         self.render_one(heading, &mut out);
         for other in &self.0.others {

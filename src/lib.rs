@@ -1,11 +1,15 @@
 //! hashpipe: from image lists to a measured, searchable deep-hashing system.
+//!
+//! A pipeline file becomes a [`config`], that a [`plan`] of tasks; the [`cache`] gives each a key and says which results
+//! are there already; the [`schedule`] runs the others, each a [`stage`]; [`report`] shows it. `doc/design.md` walks
+//! through it.
 
 // Words that every step shares.
 pub mod choices;
 pub mod device;
 pub mod error;
+pub mod names;
 pub mod seeded;
-pub mod suggest;
 
 // The domain: knows nothing of pipelines.
 pub mod dataset;
@@ -14,3 +18,14 @@ pub mod kernel;
 pub mod model;
 pub mod npy;
 pub mod retrieval;
+
+// The steps, in the order data flows.
+pub mod cache;
+pub mod config;
+pub mod event;
+pub mod plan;
+pub mod report;
+pub mod schedule;
+pub mod stage;
+
+pub mod cli;

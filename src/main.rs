@@ -1,1 +1,13 @@
-fn main() {}
+//! The `hashpipe` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match hashpipe::cli::run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            hashpipe::report::note(&error.render("error"));
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}

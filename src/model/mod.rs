@@ -13,7 +13,7 @@ mod tensor_file;
 mod train_loop;
 pub mod weights;
 
-pub use encode::{Sink, encode};
+pub use encode::{Sink, encode, logits};
 pub use net::{HashModel, Mode};
 pub use train_loop::{Recipe, Record, Tick, Trained, Watch, train};
 

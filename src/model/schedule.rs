@@ -34,6 +34,12 @@ pub struct Step {
     pub first: First,
 }
 
+impl Default for Step {
+    fn default() -> Self {
+        Self { every: fifty(), factor: half(), first: First::default() }
+    }
+}
+
 fn fifty() -> NonZeroUsize {
     const { NonZeroUsize::new(50).expect("50 is not 0") }
 }

@@ -62,13 +62,18 @@ fn last_side(side: usize) -> usize {
 }
 
 impl BuildBackbone for AlexNet {
-    fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
+    fn check(&self, side: usize) -> Result<()> {
         check_dropout(self.dropout)?;
         if last_side(side) != LAST_SIDE {
             return Err(Error::input(format!("`alexnet` cannot take images of {side} pixels"))
                 .note(format!("its last feature maps would have side {} and not {LAST_SIDE}", last_side(side)))
                 .hint("set `crop = 224` and `resize = 256` in the transform"));
         }
+        Ok(())
+    }
+
+    fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
+        self.check(side)?;
         let (mut convolutions, mut channels) = (vec![], 3);
         for (position, count, side, stride, padding, pooled) in CONVOLUTIONS {
             let op = Conv2d { stride, padding, relu: true, need_dx: position > 0 };

@@ -20,6 +20,9 @@ pub trait Backbone: Send + Sync {
 
 /// Builds a backbone out of its parameters in the pipeline file.
 pub trait BuildBackbone {
+    /// Whether parameters and image side make a network.
+    fn check(&self, side: usize) -> Result<()>;
+
     /// For images of `side` pixels; the weights are added to `params` under the backbone's own names.
     fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>>;
 }

@@ -54,20 +54,6 @@ struct Network {
 }
 
 impl Small {
-    fn check(&self) -> Result<()> {
-        check_dropout(self.dropout)?;
-        if self.channels.is_empty() || self.channels.contains(&0) {
-            return Err(Error::input(format!(
-                "`channels` needs at least one number, none of them 0: {:?}",
-                self.channels
-            )));
-        }
-        if self.width == 0 {
-            return Err(Error::input("`width` must be at least 1"));
-        }
-        Ok(())
-    }
-
     /// Side of the last feature maps.
     fn last_side(&self, side: usize) -> Result<usize> {
         self.channels.iter().try_fold(side, |side, _| POOL.outputs(side)).ok_or_else(|| {
@@ -79,8 +65,20 @@ impl Small {
 }
 
 impl BuildBackbone for Small {
+    fn check(&self, side: usize) -> Result<()> {
+        check_dropout(self.dropout)?;
+        if self.channels.is_empty() || self.channels.contains(&0) {
+            let message = format!("`channels` needs at least one number, none of them 0: {:?}", self.channels);
+            return Err(Error::input(message));
+        }
+        if self.width == 0 {
+            return Err(Error::input("`width` must be at least 1"));
+        }
+        self.last_side(side).map(|_| ())
+    }
+
     fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
-        self.check()?;
+        self.check(side)?;
         let last = self.last_side(side)?;
         let (mut convolutions, mut channels) = (vec![], 3);
         for (block, &count) in self.channels.iter().enumerate() {

@@ -29,6 +29,12 @@ pub struct HashNet {
     pub pairs: Pairs,
 }
 
+impl Default for HashNet {
+    fn default() -> Self {
+        Self { alpha: alpha(), scale_every: scale_every(), pairs: Pairs::default() }
+    }
+}
+
 fn alpha() -> f64 {
     0.1
 }

@@ -1,4 +1,4 @@
-//! The closest known name to a misspelt one.
+//! Names that users give and misspell.
 
 /// Returns the known name that `got` most likely means, if one is near enough to be worth saying.
 pub fn closest<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -8,6 +8,20 @@ pub fn closest<'a>(got: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
         .filter(|(distance, name)| *distance <= name.chars().count().max(got.chars().count()) / 3 + 1)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+}
+
+/// "did you mean", or all there is.
+pub fn known_or_nearest(got: &str, known: &[&str], what: &str) -> String {
+    match closest(got, known.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if known.is_empty() => format!("there are no {what} here"),
+        None => format!("known {what}: {}", known.join(", ")),
+    }
+}
+
+/// Whether a text may name a pipeline, a stage or an exported file: it becomes a part of ids and of paths.
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 /// Levenshtein distance with transposition of neighbours counted once, the commonest slip of the fingers.

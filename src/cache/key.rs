@@ -1,0 +1,111 @@
+//! What a result depends on, said once: the same walk feeds the hash and the explanation.
+
+use crate::plan::Task;
+use crate::stage::Ref;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// blake3 over everything a task's result depends on, in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key(String);
+
+impl Key {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Enough of it for a person.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+
+    /// Reads a key back from the disk.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| Self(text.to_string()))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One named part of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub name: String,
+    pub value: String,
+}
+
+/// What content a task reads: digests of its references, by their text, and of its further files.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    pub inputs: BTreeMap<String, String>,
+    /// (name, digest), sorted by name.
+    pub files: Vec<(String, String)>,
+}
+
+/// Marks a value that stands for content.
+pub(super) const CONTENT: &str = "blake3:";
+
+/// Every part of a task's key, in order: kind, version, parameters, content of inputs.
+///
+/// Names of stages, paths, resources and places are left out: they change nothing in the result. References stand as
+/// the digest of what they mean.
+pub fn lines(task: &Task, contents: &Contents) -> Vec<Line> {
+    let mut lines = vec![
+        Line { name: "kind".into(), value: task.kind.name.into() },
+        Line { name: "version".into(), value: task.kind.version.to_string() },
+    ];
+    walk("params", &task.params, contents, &mut lines);
+    if !contents.files.is_empty() {
+        let digest = digest_of_lines(contents.files.iter().map(|(name, digest)| [name.as_str(), digest.as_str()]));
+        lines.push(Line { name: "files".into(), value: format!("{} files, {CONTENT}{digest}", contents.files.len()) });
+    }
+    lines
+}
+
+/// The key made of these lines.
+pub fn key(lines: &[Line]) -> Key {
+    Key(digest_of_lines(lines.iter().map(|line| [line.name.as_str(), line.value.as_str()])))
+}
+
+/// Each text with its length in front, so that no two different sequences give the same bytes.
+pub(super) fn digest_of_lines<'a>(lines: impl Iterator<Item = [&'a str; 2]>) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("hashpipe 2026-11 key v1");
+    for text in lines.flatten() {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn walk(at: &str, value: &Value, contents: &Contents, lines: &mut Vec<Line>) {
+    let mut line = |value: String| lines.push(Line { name: at.to_string(), value });
+    if let Some(text) = Ref::of(value) {
+        let digest = contents.inputs.get(text).map_or("unknown", String::as_str);
+        return line(format!("{CONTENT}{digest}"));
+    }
+    match value {
+        // Where things lie does not matter: their content is in the key by its own lines.
+        Value::Object(map) if map.len() == 1 && map.contains_key("$place") => line("a place".into()),
+        Value::Object(map) => {
+            let mut names: Vec<&String> = map.keys().collect();
+            names.sort();
+            for name in names {
+                walk(&format!("{at}.{name}"), &map[name], contents, lines);
+            }
+        }
+        Value::Array(items) => {
+            // The length, so that [[1], 2] and [1, [2]] differ.
+            line(format!("{} items", items.len()));
+            for (i, item) in items.iter().enumerate() {
+                walk(&format!("{at}.{i}"), item, contents, lines);
+            }
+        }
+        other => line(other.to_string()),
+    }
+}

@@ -1,0 +1,68 @@
+//! `hashpipe exec`: one task, in this process.
+
+use crate::error::{Error, Kind, Result};
+use crate::stage::{self, Ctx, Job, Message, Stop};
+use clap::Args;
+use std::io::{BufRead as _, Write as _};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The task's description, as `run` writes it
+    task: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    let stop = Stop::default();
+    obey(stop.clone());
+    let job = read(&arguments.task)?;
+    match execute(job, stop) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            let exit_code = error.kind().exit_code();
+            say(Message::Failed { error: error.render("error"), exit_code });
+            Ok(exit_code)
+        }
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Job> {
+    let text = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::input(format!("`{}` is not a task: {e}", path.display())))
+}
+
+fn execute(job: Job, stop: Stop) -> Result<()> {
+    let kind = stage::find(&job.kind).ok_or_else(|| Error::input(format!("there is no stage `{}`", job.kind)))?;
+    let parsed = kind.parse(&job.params).map_err(|e| Error::input(e.to_string()))?;
+    let name = job.task.clone();
+    let mut cx = Ctx::new(job, stop, Box::new(say));
+    parsed.stage.run(&mut cx).map_err(|e| match e.downcast::<Error>() {
+        Ok(error) => error,
+        Err(e) => {
+            let causes: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
+            causes.into_iter().fold(Error::new(Kind::Stage, format!("`{name}`: {e}")), Error::note)
+        }
+    })
+}
+
+/// Speaks to the runner.
+fn say(message: Message) {
+    let line = serde_json::to_string(&message).expect("a message is plain data");
+    // If the runner is gone there is nobody left to tell; `obey` ends this process.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Listens to the runner: `stop` asks for an orderly end; `kill`, or the runner's death, ends this process at once.
+fn obey(stop: Stop) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(std::io::Result::ok) {
+            match line.as_str() {
+                "stop" => stop.store(true, Ordering::Relaxed),
+                "kill" => break,
+                _ => {}
+            }
+        }
+        std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+    });
+}

@@ -1,0 +1,136 @@
+//! The command line: one file per command.
+
+mod exec;
+mod graph;
+mod query;
+mod run;
+mod stages;
+mod status;
+
+use crate::cache::Store;
+use crate::config::{Config, Request};
+use crate::error::{Error, Place, Result};
+use crate::names::known_or_nearest;
+use crate::plan::Plan;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Deep-hashing retrieval systems from one pipeline file, with nothing computed twice.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done or nothing to do; 1 a stage failed; 2 the command line, the pipeline or the \
+data is wrong; 3 `status --check`: there is work to do; 4 an input changed while it was read; 5 the cache is damaged; \
+130 interrupted.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring a pipeline up to date: run what is not in the cache
+    Run(run::Arguments),
+    /// Show what is in the cache, of one pipeline or of all
+    Status(status::Arguments),
+    /// Find the database images nearest to the given ones
+    Query(query::Arguments),
+    /// Show the kinds of stages, their parameters and defaults
+    Stages(stages::Arguments),
+    /// Show which stage needs which
+    Graph(graph::Arguments),
+    /// Run one task described in a file (what `run` starts for every task)
+    #[command(hide = true)]
+    Exec(exec::Arguments),
+}
+
+/// Which pipeline, and what is laid over it.
+#[derive(Debug, Clone, Args)]
+struct Pipeline {
+    /// The pipeline file
+    file: PathBuf,
+    #[command(flatten)]
+    over: Over,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Over {
+    /// Lay the values of `[profile.NAME]` over the file's
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Lay one value over everything else, as in `--set train.hashnet.epochs=3`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+/// Where things are kept.
+#[derive(Debug, Clone, Args)]
+struct Folders {
+    /// The cache [default: `cache` in the project folder]
+    #[arg(long, value_name = "DIR", env = "HASHPIPE_CACHE")]
+    cache: Option<PathBuf>,
+    /// Reports and exports [default: `output` in the project folder]
+    #[arg(long, value_name = "DIR", env = "HASHPIPE_OUTPUT")]
+    output: Option<PathBuf>,
+}
+
+impl Pipeline {
+    fn plan(&self) -> Result<Plan> {
+        plan(&self.file, &self.over)
+    }
+}
+
+fn plan(file: &std::path::Path, over: &Over) -> Result<Plan> {
+    let request = Request { file: file.to_path_buf(), profile: over.profile.clone(), sets: over.sets.clone() };
+    Plan::new(&Config::load(&request)?)
+}
+
+impl Folders {
+    fn cache(&self, plan: &Plan) -> PathBuf {
+        self.cache.clone().unwrap_or_else(|| tidy(&plan.project, "cache"))
+    }
+
+    /// The pipeline's folder in `output/`.
+    fn output(&self, plan: &Plan) -> PathBuf {
+        self.output.clone().unwrap_or_else(|| tidy(&plan.project, "output")).join(&plan.pipeline)
+    }
+
+    /// The cache to read only.
+    fn reader(&self, plan: &Plan) -> Store {
+        Store::at(&self.cache(plan))
+    }
+}
+
+/// A folder of the project, without a leading `./`.
+fn tidy(project: &std::path::Path, name: &str) -> PathBuf {
+    if project == std::path::Path::new(".") { PathBuf::from(name) } else { project.join(name) }
+}
+
+/// Reads the command line and does what it says; gives the exit code.
+pub fn run() -> Result<u8> {
+    check_environment()?;
+    match Cli::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Query(arguments) => query::run(&arguments),
+        Command::Stages(arguments) => stages::run(&arguments),
+        Command::Graph(arguments) => graph::run(&arguments),
+        Command::Exec(arguments) => exec::run(&arguments),
+    }
+}
+
+/// A misspelt `HASHPIPE_` variable must not be ignored in silence.
+fn check_environment() -> Result<()> {
+    const KNOWN: [&str; 4] = ["HASHPIPE_CACHE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS"];
+    let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
+        name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
+    });
+    let errors = unknown.map(|name| {
+        let hint = known_or_nearest(&name, &KNOWN, "variables");
+        Error::input(format!("unknown environment variable `{name}`"))
+            .at(Place::Argument(name))
+            .hint(hint)
+            .hint("a key of the pipeline is written with two underscores, as in HASHPIPE_TRAIN__HASHNET__EPOCHS=3")
+    });
+    Error::all(errors.collect()).map_or(Ok(()), Err)
+}

@@ -1,0 +1,201 @@
+//! `hashpipe run`: bring a pipeline up to date.
+
+use super::{Folders, Pipeline};
+use crate::cache::{Standing, State, Store, survey};
+use crate::error::{Error, Place, Result};
+use crate::plan::{Plan, TaskId};
+use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
+use crate::schedule::{self, INTERRUPTS, Options, Outcome};
+use clap::Args;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pipeline: Pipeline,
+    #[command(flatten)]
+    folders: Folders,
+    /// Threads to use, shared by the tasks that run side by side [default: all cores]
+    #[arg(long, short, value_name = "N", env = "HASHPIPE_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// GPUs to use: how many, or their numbers as in `0,2`
+    #[arg(long, value_name = "N", env = "HASHPIPE_GPUS", default_value = "0", value_parser = gpus)]
+    gpus: Gpus,
+    /// Go on with what does not depend on a failure
+    #[arg(long, short)]
+    keep_going: bool,
+    /// Show what would run, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Only this stage and what it needs (a stage, a task, or a kind; may be repeated)
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Only this stage and what follows from it (and what those need)
+    #[arg(long, value_name = "STAGE")]
+    from: Vec<String>,
+    /// Run this stage even if its result is there
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Tell what happens as lines of JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Slots of the GPUs to use.
+#[derive(Debug, Clone, Default)]
+struct Gpus(Vec<usize>);
+
+fn gpus(text: &str) -> Result<Gpus, String> {
+    let number =
+        |text: &str| text.trim().parse::<usize>().map_err(|_| "write a count, or numbers as in `0,2`".to_string());
+    match text.contains(',') {
+        true => text.split(',').filter(|part| !part.is_empty()).map(number).collect::<Result<_, _>>().map(Gpus),
+        false => Ok(Gpus((0..number(text)?).collect())),
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    if !arguments.gpus.0.is_empty() && !crate::device::can_use_gpus() {
+        crate::device::open(Some(arguments.gpus.0[0])).map_err(|e| e.at(Place::Argument("--gpus".into())))?;
+    }
+    let plan = arguments.pipeline.plan()?;
+    let targets = targets(&plan, arguments)?;
+    let force = select(&plan, &arguments.force)?;
+    if arguments.dry_run {
+        return dry_run(&plan, &arguments.folders.reader(&plan), &targets, &force, arguments.json);
+    }
+    let store = Store::open(&arguments.folders.cache(&plan))?;
+    let output = arguments.folders.output(&plan);
+    watch_for_interrupts()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        jobs: arguments.jobs.map_or(cores, usize::from),
+        gpus: arguments.gpus.0.clone(),
+        keep_going: arguments.keep_going,
+        targets,
+        force,
+        logs: output.join("log"),
+    };
+    let mut screen = screen(arguments.json);
+    let outcome = schedule::run(&plan, &store, &options, &mut |event| screen.show(event))?;
+    materialise(&plan, &store, &outcome.results, &output)?;
+    finish(&plan, &outcome, &output, arguments.json, screen.as_mut())?;
+    Ok(outcome.exit_code())
+}
+
+/// Writes the report, shows the table if anything ran, and says the last line.
+fn finish(plan: &Plan, outcome: &Outcome, output: &Path, json: bool, screen: &mut dyn Screen) -> Result<()> {
+    use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
+    let summary = Summary::new(plan, &outcome.results, output);
+    let mut place = String::new();
+    if !summary.is_empty() {
+        place = format!("; {}", summary.write()?.display());
+        if json {
+            print(&summary.to_json().to_string());
+        } else if outcome.states.count(Done) > 0 {
+            print(&summary.to_text());
+        }
+    }
+    let count = |state| outcome.states.count(state);
+    let (ran, cached) = (count(Done), count(Cached));
+    let problems: Vec<String> = [(Failed, "failed"), (Blocked, "blocked"), (Stopped, "stopped or not started")]
+        .iter()
+        .filter(|(state, _)| count(*state) > 0)
+        .map(|(state, word)| format!("{} {word}", count(*state)))
+        .collect();
+    if ran == 0 && problems.is_empty() {
+        screen.say(&format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task")));
+    } else if problems.is_empty() {
+        screen.say(&format!(
+            "hashpipe: ran {} in {}, {cached} cached{place}",
+            plural(ran, "task"),
+            duration(outcome.seconds)
+        ));
+    } else {
+        let logs = output.join("log");
+        screen.say(&format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display()));
+    }
+    Ok(())
+}
+
+/// What to bring up to date.
+fn targets(plan: &Plan, arguments: &Arguments) -> Result<Vec<TaskId>> {
+    if arguments.only.is_empty() && arguments.from.is_empty() {
+        return Ok(plan.tasks.iter().map(|task| task.id).collect());
+    }
+    let mut targets = select(plan, &arguments.only)?;
+    targets.extend(plan.graph.with_followers(&select(plan, &arguments.from)?));
+    Ok(targets)
+}
+
+fn select(plan: &Plan, patterns: &[String]) -> Result<Vec<TaskId>> {
+    let found: Vec<Vec<TaskId>> = patterns.iter().map(|pattern| plan.select(pattern)).collect::<Result<_>>()?;
+    Ok(found.concat())
+}
+
+/// Says what would run, and what is missing for it.
+fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], json: bool) -> Result<u8> {
+    let standings = survey(plan, store, targets, force);
+    if json {
+        for standing in &standings {
+            print(&standing.to_json(plan).to_string());
+        }
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = standings
+        .iter()
+        .map(|standing| {
+            let word = match standing.state {
+                State::Cached => "cached",
+                State::Ready | State::Stale => "run",
+                State::Blocked => "unknown",
+                State::Missing => "missing",
+            };
+            vec![word.into(), plan.task(standing.task).name.clone(), standing.because.clone()]
+        })
+        .collect();
+    print(&table(&["would", "task", "because"], &rows));
+    needs(plan, &standings);
+    let count = |states: &[State]| standings.iter().filter(|s| states.contains(&s.state)).count();
+    print(&format!(
+        "\n{} cached, {} to run, {} not known before those ran, {} with missing files",
+        count(&[State::Cached]),
+        count(&[State::Ready, State::Stale]),
+        count(&[State::Blocked]),
+        count(&[State::Missing])
+    ));
+    Ok(0)
+}
+
+/// The files that tasks with missing inputs need, and where to get them.
+fn needs(plan: &Plan, standings: &[Standing]) {
+    for standing in standings.iter().filter(|standing| standing.state == State::Missing) {
+        let task = plan.task(standing.task);
+        print(&format!("\n{} needs these files:", task.name));
+        let rows: Vec<Vec<String>> = task
+            .step
+            .needs(&plan.project)
+            .into_iter()
+            .map(|(what, path)| {
+                let there = if path.exists() { "there" } else { "missing" };
+                vec![format!("  {there}"), path.display().to_string(), what]
+            })
+            .collect();
+        if rows.is_empty() {
+            print(&standing.error.as_ref().map_or(String::new(), |error| error.render("error")));
+        } else {
+            print(&table(&["  ", "path", "what it is"], &rows));
+        }
+        if let Some(obtain) = &task.obtain {
+            print(&format!("{}", obtain.trim_end()));
+        }
+    }
+}
+
+fn watch_for_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+    })
+    .map_err(|e| Error::new(crate::error::Kind::Io, format!("cannot watch for Ctrl-C: {e}")))
+}

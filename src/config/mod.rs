@@ -1,0 +1,337 @@
+//! Pipeline text to one table of values, each with the place it was written.
+//!
+//! Layers, later ones over earlier ones: what `extends` names, the file, its profile, `HASHPIPE_*` variables, `--set`.
+//! Defaults are those of the parameter structs. Knows the form of a pipeline file, not what its stages mean.
+
+mod layer;
+
+pub use layer::Mark;
+
+use crate::error::{Error, Place, Result};
+use crate::names::{is_name, known_or_nearest};
+use layer::{Layer, Origin, Source};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Keys of a pipeline file that are not kinds of stages.
+pub const TOP_KEYS: &[&str] = &["name", "about", "extends", "vars", "profile", "resources", "obtain"];
+
+/// What the user asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub file: PathBuf,
+    pub profile: Option<String>,
+    /// Arguments of `--set`, in order.
+    pub sets: Vec<String>,
+}
+
+/// A pipeline's settings, merged.
+pub struct Config {
+    /// The pipeline's name: its folder in `output/`.
+    pub name: String,
+    pub file: PathBuf,
+    /// Folder that relative paths are taken from, and that holds `cache/` and `output/`.
+    pub project: PathBuf,
+    tree: Map<String, Value>,
+    layers: Vec<Layer>,
+}
+
+/// What a stage may occupy, from `[resources]`: never part of a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Most threads of one task.
+    pub cpus: Option<usize>,
+    /// 0 keeps a task off the GPUs.
+    pub gpus: Option<usize>,
+}
+
+impl Config {
+    /// Reads a pipeline and everything laid over it.
+    pub fn load(request: &Request) -> Result<Self> {
+        let mut layers = files(&request.file)?;
+        if let Some(profile) = &request.profile {
+            let found = profiles(&layers, profile)?;
+            layers.extend(found);
+        }
+        layers.push(layer::env()?);
+        for argument in &request.sets {
+            layers.push(layer::set(argument)?);
+        }
+        let mut tree = Value::Object(Map::new());
+        for layer in &layers {
+            layer::merge(&mut tree, &layer.value, 0);
+        }
+        let Value::Object(tree) = tree else { unreachable!("merging tables gives a table") };
+        let mut config =
+            Self { name: String::new(), file: request.file.clone(), project: project_of(&request.file)?, tree, layers };
+        let mut errors = config.check_top();
+        errors.extend(config.fill_in_vars());
+        match Error::all(errors) {
+            Some(error) => Err(error),
+            None => Ok(config),
+        }
+    }
+
+    /// The tables of a kind of stage: (name, table), sorted by name.
+    pub fn stages(&self, kind: &str) -> impl Iterator<Item = (&str, &Value)> {
+        let tables = self.tree.get(kind).and_then(Value::as_object);
+        tables.into_iter().flatten().map(|(name, table)| (name.as_str(), table))
+    }
+
+    /// Where the key or value at `path` was last written; the nearest table above it if it was not written at all.
+    pub fn place(&self, path: &[&str], mark: Mark) -> Option<Place> {
+        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
+        (1..=path.len()).rev().find_map(|depth| {
+            let mark = if depth == path.len() { mark } else { Mark::Key };
+            self.layers.iter().rev().find_map(|layer| place_in(layer, &path[..depth], mark))
+        })
+    }
+
+    /// Text that tells how to get what a stage needs, from `[obtain]`.
+    pub fn obtain(&self, kind: &str, name: &str) -> Option<&str> {
+        self.tree.get("obtain")?.get(kind)?.get(name)?.as_str()
+    }
+
+    /// What tasks of a stage may occupy: `[resources]` names kinds or, more closely, `"kind.name"`.
+    pub fn limits(&self, kind: &str, name: &str) -> Limits {
+        let table = self.tree.get("resources");
+        let read = |key: &str| table?.get(key).and_then(|v| serde_json::from_value::<Limits>(v.clone()).ok());
+        let (wide, close) = (read(kind).unwrap_or_default(), read(&format!("{kind}.{name}")).unwrap_or_default());
+        Limits { cpus: close.cpus.or(wide.cpus), gpus: close.gpus.or(wide.gpus) }
+    }
+
+    /// Faults outside the stage tables.
+    fn check_top(&mut self) -> Vec<Error> {
+        let mut errors = vec![];
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match self.tree.get("name") {
+            None => self.name = stem,
+            Some(Value::String(name)) if is_name(name) => self.name.clone_from(name),
+            Some(other) => errors.push(
+                Error::input(format!("`name` must be letters, digits, `-` and `_`, not {other}"))
+                    .at(self.place(&["name"], Mark::Value))
+                    .note("it names a folder in `output/`"),
+            ),
+        }
+        for key in ["about", "extends"] {
+            if self.tree.get(key).is_some_and(|value| !value.is_string()) {
+                errors.push(Error::input(format!("`{key}` must be a string")).at(self.place(&[key], Mark::Value)));
+            }
+        }
+        for key in ["vars", "profile", "resources", "obtain"] {
+            if self.tree.get(key).is_some_and(|value| !value.is_object()) {
+                errors.push(Error::input(format!("`{key}` must be a table")).at(self.place(&[key], Mark::Key)));
+            }
+        }
+        for (name, value) in self.tree.get("resources").and_then(Value::as_object).into_iter().flatten() {
+            if let Err(e) = serde_json::from_value::<Limits>(value.clone()) {
+                errors.push(
+                    Error::input(format!("`[resources]` of `{name}`: {e}"))
+                        .at(self.place(&["resources", name], Mark::Key))
+                        .hint("write `train = { cpus = 2, gpus = 1 }`"),
+                );
+            }
+        }
+        errors
+    }
+
+    /// Replaces `{vars.name}` in every string of the stage tables.
+    fn fill_in_vars(&mut self) -> Vec<Error> {
+        let vars = self.tree.get("vars").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut tree = std::mem::take(&mut self.tree);
+        let mut errors = vec![];
+        for (key, value) in tree.iter_mut().filter(|(key, _)| !matches!(key.as_str(), "vars" | "profile")) {
+            self.fill(value, &mut vec![key.clone()], &vars, &mut errors);
+        }
+        self.tree = tree;
+        errors
+    }
+
+    fn fill(&self, value: &mut Value, path: &mut Vec<String>, vars: &Map<String, Value>, errors: &mut Vec<Error>) {
+        match value {
+            Value::String(text) => match fill_text(text, vars) {
+                Ok(filled) => *text = filled,
+                Err(name) => {
+                    let steps: Vec<&str> = path.iter().map(String::as_str).collect();
+                    let error = Error::input(format!("there is no `{name}` in `[vars]`"));
+                    errors.push(error.at(self.place(&steps, Mark::Value)).hint(known_or_nearest(
+                        &name,
+                        &vars.keys().map(String::as_str).collect::<Vec<_>>(),
+                        "variables",
+                    )));
+                }
+            },
+            Value::Object(map) => {
+                for (key, value) in map {
+                    path.push(key.clone());
+                    self.fill(value, path, vars, errors);
+                    path.pop();
+                }
+            }
+            Value::Array(items) => {
+                for (i, value) in items.iter_mut().enumerate() {
+                    path.push(i.to_string());
+                    self.fill(value, path, vars, errors);
+                    path.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Top-level keys that are neither settings nor one of the given kinds.
+    pub fn unknown_top_keys(&self, kinds: &[&str]) -> Vec<Error> {
+        let known: Vec<&str> = kinds.iter().chain(TOP_KEYS).copied().collect();
+        let unknown = self.tree.keys().filter(|key| !known.contains(&key.as_str()));
+        unknown
+            .map(|key| {
+                let what = if self.tree[key].is_object() { "unknown kind of stage" } else { "unknown key" };
+                Error::input(format!("{what} `{key}`")).at(self.place(&[key], Mark::Key)).hint(known_or_nearest(
+                    key,
+                    &known,
+                    if self.tree[key].is_object() { "kinds" } else { "keys" },
+                ))
+            })
+            .collect()
+    }
+}
+
+/// The text with each `{vars.name}` replaced, or the first name that is unknown.
+fn fill_text(text: &str, vars: &Map<String, Value>) -> Result<String, String> {
+    const OPEN: &str = "{vars.";
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once(OPEN) {
+        let Some((name, after)) = after.split_once('}') else { break };
+        out.push_str(before);
+        match vars.get(name) {
+            Some(Value::String(value)) => out.push_str(value),
+            Some(value) => out.push_str(&value.to_string()),
+            None => return Err(name.to_string()),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn place_in(layer: &Layer, path: &[String], mark: Mark) -> Option<Place> {
+    layer::lookup(&layer.value, path)?;
+    match &layer.origin {
+        Origin::File { source, prefix } => source.place(&[prefix.as_slice(), path].concat(), mark),
+        Origin::Env => Some(Place::Argument(format!("HASHPIPE_{}", path.join("__").to_uppercase()))),
+        Origin::Set(argument) => Some(Place::Argument(format!("--set {argument}"))),
+    }
+}
+
+/// The file and what it extends, the farthest base first.
+fn files(file: &Path) -> Result<Vec<Layer>> {
+    let (mut layers, mut seen) = (vec![], vec![]);
+    let mut next = Some((file.to_path_buf(), None::<Place>));
+    while let Some((path, named_at)) = next.take() {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if seen.contains(&real) {
+            return Err(Error::input(format!("`{}` extends itself", path.display())).at(named_at));
+        }
+        seen.push(real);
+        let (source, value) = Source::read(&path).map_err(|e| match named_at {
+            Some(place) if !path.exists() => e.at(place),
+            _ => e,
+        })?;
+        let source = Rc::new(source);
+        if let Some(Value::String(base)) = value.get("extends") {
+            let place = source.place(&["extends".to_string()], Mark::Value);
+            next = Some((path.parent().unwrap_or(Path::new("")).join(base), place));
+        }
+        layers.insert(0, Layer { origin: Origin::File { source, prefix: vec![] }, value });
+    }
+    Ok(layers)
+}
+
+/// The layers of a profile, from every file that has one of that name.
+fn profiles(layers: &[Layer], profile: &str) -> Result<Vec<Layer>> {
+    let (mut found, mut known) = (vec![], vec![]);
+    for layer in layers {
+        let Origin::File { source, .. } = &layer.origin else { continue };
+        let Some(tables) = layer.value.get("profile").and_then(Value::as_object) else { continue };
+        known.extend(tables.keys().cloned());
+        if let Some(value) = tables.get(profile) {
+            let prefix = vec!["profile".to_string(), profile.to_string()];
+            found.push(Layer { origin: Origin::File { source: source.clone(), prefix }, value: value.clone() });
+        }
+    }
+    if found.is_empty() {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        return Err(Error::input(format!("there is no profile `{profile}`"))
+            .at(Place::Argument(format!("--profile {profile}")))
+            .hint(known_or_nearest(profile, &known, "profiles")));
+    }
+    Ok(found)
+}
+
+/// The folder that holds `pipelines/`, if the file lies in one; otherwise the file's own folder.
+fn project_of(file: &Path) -> Result<PathBuf> {
+    let real = file.canonicalize().map_err(|e| Error::io("find", file, &e))?;
+    let pipelines = real.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "pipelines"));
+    let project = pipelines.and_then(Path::parent).or(real.parent()).unwrap_or(Path::new("/"));
+    // Short paths in messages: relative to where the user stands, if that is where the project is.
+    let here = std::env::current_dir().and_then(|here| here.canonicalize()).unwrap_or_default();
+    Ok(if project == here { PathBuf::from(".") } else { project.to_path_buf() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(files: &[(&str, &str)], profile: Option<&str>, sets: &[&str]) -> Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        Config::load(&Request {
+            file: folder.path().join(files[0].0),
+            profile: profile.map(str::to_string),
+            sets: sets.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    fn value(config: &Config) -> i64 {
+        config.stages("train").next().unwrap().1["epochs"].as_i64().unwrap()
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let base = ("base.toml", "[train.a]\nepochs = 1\nbits = 8\n[profile.lite.train.a]\nepochs = 2");
+        let file = ("p.toml", "extends = \"base.toml\"\n[train.a]\nepochs = 3");
+        assert_eq!(value(&load(&[file, base], None, &[]).unwrap()), 3);
+        assert_eq!(value(&load(&[file, base], Some("lite"), &[]).unwrap()), 2);
+        let set = load(&[file, base], Some("lite"), &["train.a.epochs=5"]).unwrap();
+        assert_eq!(value(&set), 5);
+        assert_eq!(
+            set.place(&["train", "a", "epochs"], Mark::Key),
+            Some(Place::Argument("--set train.a.epochs=5".into()))
+        );
+        let Some(Place::File { line, column, text, .. }) = set.place(&["train", "a", "bits"], Mark::Value) else {
+            panic!("no place")
+        };
+        assert_eq!((line, column, text.as_str()), (3, 8, "bits = 8"));
+    }
+
+    #[test]
+    fn variables_are_filled_in_and_unknown_ones_are_told() {
+        let text = "[vars]\nroot = \"data\"\n[lists.a]\nx = \"{vars.root}/a\"";
+        let config = load(&[("p.toml", text)], None, &["vars.root=else"]).unwrap();
+        assert_eq!(config.stages("lists").next().unwrap().1["x"], "else/a");
+        let error = load(&[("p.toml", &text.replace("{vars.root}", "{vars.rot}"))], None, &[]).err().unwrap();
+        assert!(error.render("error").contains("did you mean `root`?"), "{}", error.render("error"));
+    }
+
+    #[test]
+    fn a_file_that_extends_itself_is_an_error() {
+        let error =
+            load(&[("a.toml", "extends = 'b.toml'"), ("b.toml", "extends = 'a.toml'")], None, &[]).err().unwrap();
+        assert!(error.message().contains("extends itself"));
+    }
+}

@@ -1,0 +1,155 @@
+//! A stage with swept parameters becomes one task per point; what depends on it follows it point by point.
+
+use super::check::Axis;
+use super::target::{self, Text};
+use super::{Axes, TaskId, point_text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A point of a stage's sweep: a table with single values, and the tasks its references mean.
+pub(super) struct Point {
+    pub(super) axes: Axes,
+    pub(super) table: Value,
+    pub(super) inputs: BTreeMap<String, TaskId>,
+}
+
+/// A task already planned, as far as joining needs it.
+pub(super) struct Known<'a> {
+    pub(super) id: TaskId,
+    pub(super) stage: &'a str,
+    pub(super) axes: &'a Axes,
+}
+
+/// Why a stage could not be unrolled: the key path it is about, and the message.
+pub(super) struct Fault {
+    pub(super) path: Vec<String>,
+    pub(super) message: String,
+}
+
+/// Every point of a stage: the product of its own axes, joined with the axes of what it refers to.
+///
+/// One name is one axis: where two inputs were swept over `bits`, or the stage itself is, only equal values go
+/// together. An axis that neither the stage nor its inputs have does not multiply it.
+pub(super) fn unroll(
+    table: &Value,
+    axes: &[Axis],
+    by: &[Vec<String>],
+    refs: &[Vec<String>],
+    known: &[Known],
+) -> Result<Vec<Point>, Fault> {
+    let mut points = vec![];
+    for own in product(axes) {
+        let mut table = table.clone();
+        for (axis, value) in axes.iter().zip(&own) {
+            put(&mut table, &axis.path, value.clone());
+        }
+        let start =
+            Point { axes: axes.iter().map(|a| a.name.clone()).zip(own).collect(), table, inputs: BTreeMap::new() };
+        for mut point in join(start, refs, known)? {
+            for path in by {
+                choose(&mut point, path)?;
+            }
+            points.push(point);
+        }
+    }
+    Ok(points)
+}
+
+/// All combinations of the axes' values, the last axis running fastest.
+fn product(axes: &[Axis]) -> Vec<Vec<Value>> {
+    axes.iter().fold(vec![vec![]], |rows, axis| {
+        let extend = |row: Vec<Value>| axis.values.iter().map(move |value| [row.clone(), vec![value.clone()]].concat());
+        rows.into_iter().flat_map(extend).collect()
+    })
+}
+
+/// Splits a point by the tasks its references may mean.
+fn join(start: Point, refs: &[Vec<String>], known: &[Known]) -> Result<Vec<Point>, Fault> {
+    let mut points = vec![start];
+    for path in refs {
+        let mut next = vec![];
+        for point in points {
+            let Some(Value::String(text)) = get(&point.table, path) else { continue };
+            let Text::Output { stage, select, .. } = target::parse(text) else {
+                next.push(point);
+                continue;
+            };
+            let fitting = fitting(&point, &stage, &select, known);
+            if fitting.is_empty() {
+                let at = point.axes.iter().map(|(a, v)| point_text(a, v)).collect::<Vec<_>>().join(",");
+                let at = if at.is_empty() { String::new() } else { format!(" that goes with {at}") };
+                let message = format!("`{text}` means no task of `{stage}`{at}");
+                return Err(Fault { path: path.clone(), message });
+            }
+            for (task, axes) in fitting {
+                let mut inputs = point.inputs.clone();
+                inputs.insert(text.clone(), task);
+                next.push(Point { axes, table: point.table.clone(), inputs });
+            }
+        }
+        points = next;
+    }
+    Ok(points)
+}
+
+/// The tasks of `stage` that agree with the point, with the axes the point has after taking each.
+fn fitting(point: &Point, stage: &str, select: &[(String, String)], known: &[Known]) -> Vec<(TaskId, Axes)> {
+    let tasks = known.iter().filter(|task| task.stage == stage);
+    tasks
+        .filter_map(|task| {
+            let selected = |axis: &str| select.iter().any(|(name, _)| name == axis);
+            let picked = select.iter().all(|(axis, value)| {
+                task.axes.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}"))
+            });
+            let mut axes = point.axes.clone();
+            let agrees = task
+                .axes
+                .iter()
+                .filter(|(axis, _)| !selected(axis))
+                .all(|(axis, value)| axes.entry(axis.clone()).or_insert_with(|| value.clone()) == value);
+            (picked && agrees).then_some((task.id, axes))
+        })
+        .collect()
+}
+
+/// Replaces `{ by = "bits", 16 = 0, .. }` by the value for the point.
+fn choose(point: &mut Point, path: &[String]) -> Result<(), Fault> {
+    let Some(Value::Object(map)) = get(&point.table, path) else { return Ok(()) };
+    let fault = |message: String| Fault { path: path.to_vec(), message };
+    let axis = map["by"].as_str().unwrap_or_default();
+    let Some(value) = point.axes.get(axis) else {
+        let known: Vec<&str> = point.axes.keys().map(String::as_str).collect();
+        let known =
+            if known.is_empty() { "is not swept".into() } else { format!("is swept over {}", known.join(", ")) };
+        return Err(fault(format!("`by = \"{axis}\"`, but this stage {known}")));
+    };
+    let name = point_text(axis, value).split_off(axis.len() + 1);
+    let chosen = map.get(&name).or_else(|| map.get("default")).cloned();
+    let Some(chosen) = chosen else {
+        return Err(fault(format!("`{}` has no value for {axis}={name}, and no `default`", path.join("."))));
+    };
+    put(&mut point.table, path, chosen);
+    Ok(())
+}
+
+fn get<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |value, step| match value {
+        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
+        value => value.get(step),
+    })
+}
+
+fn put(value: &mut Value, path: &[String], new: Value) {
+    let Some((first, rest)) = path.split_first() else {
+        *value = new;
+        return;
+    };
+    let next = match value {
+        Value::Array(items) => first.parse::<usize>().ok().and_then(|i| items.get_mut(i)),
+        Value::Object(map) => map.get_mut(first),
+        _ => None,
+    };
+    if let Some(next) = next {
+        put(next, rest, new);
+    }
+}

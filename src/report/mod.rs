@@ -1,0 +1,43 @@
+//! Events to screen and files. Knows nothing of how the work is done.
+
+mod json;
+mod outputs;
+mod plain;
+mod summary;
+mod text;
+mod tty;
+
+pub use outputs::materialise;
+pub use summary::Summary;
+pub use text::{age, count, duration, plural, size, table};
+
+use crate::event::Event;
+use std::io::{IsTerminal as _, Write as _};
+
+/// Shows a run while it goes on.
+pub trait Screen {
+    fn show(&mut self, event: &Event);
+    /// Says one thing outside of any event.
+    fn say(&mut self, text: &str);
+}
+
+/// The screen for the present standard error: bars on a terminal, lines elsewhere, JSON lines if asked for.
+pub fn screen(json: bool) -> Box<dyn Screen> {
+    if json {
+        Box::new(json::Json)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(tty::Tty::new())
+    } else {
+        Box::new(plain::Plain::new(Box::new(|line| note(line))))
+    }
+}
+
+/// Writes data for the user or a script: standard output. A reader that has seen enough is no error.
+pub fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Writes a message for the user: standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,160 @@
+//! What a run found, as a table, as `report.md` and as `report.json`.
+
+use super::outputs::task_folder;
+use super::{duration, table};
+use crate::cache::{Results, write_aside};
+use crate::error::Result;
+use crate::plan::{Plan, Task, TaskId, point_text};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// One row per evaluated point of a pipeline.
+pub struct Summary {
+    pipeline: String,
+    folder: PathBuf,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    task: String,
+    axes: BTreeMap<String, String>,
+    metrics: BTreeMap<String, f64>,
+    /// Kind of stage to the wall time of its tasks for this row, whenever they ran.
+    seconds: BTreeMap<&'static str, f64>,
+    files: Vec<PathBuf>,
+}
+
+impl Summary {
+    /// Gathers the rows from the results that are there.
+    pub fn new(plan: &Plan, results: &Results, folder: &Path) -> Self {
+        let measured = plan.tasks.iter().filter(|task| {
+            results.get(&task.id).is_some_and(|action| !action.metrics.is_empty()) && task.kind.name == "evaluate"
+        });
+        let mut rows: Vec<(Vec<SortKey>, Row)> = measured
+            .map(|task| (task.axes.values().map(SortKey::of).collect(), Row::new(plan, results, folder, task)))
+            .collect();
+        rows.sort_by(|a, b| (&a.0, &a.1.task).partial_cmp(&(&b.0, &b.1.task)).unwrap_or(std::cmp::Ordering::Equal));
+        Self {
+            pipeline: plan.pipeline.clone(),
+            folder: folder.to_path_buf(),
+            rows: rows.into_iter().map(|(_, row)| row).collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    fn heads_and_cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let all = |pick: fn(&Row) -> Vec<String>| -> Vec<String> {
+            let names: BTreeSet<String> = self.rows.iter().flat_map(pick).collect();
+            names.into_iter().collect()
+        };
+        let axes = all(|row| row.axes.keys().cloned().collect());
+        let mut metrics = all(|row| row.metrics.keys().cloned().collect());
+        // What is measured first, what it is to be compared with last.
+        metrics.sort_by_key(|name| (name == "chance", !name.starts_with("mAP"), name.clone()));
+        let kinds: Vec<&str> = crate::stage::STAGES.iter().map(|kind| kind.name).collect();
+        let kinds: Vec<&str> =
+            kinds.into_iter().filter(|kind| self.rows.iter().any(|row| row.seconds.contains_key(kind))).collect();
+        let several = self.rows.iter().map(|row| row.task.split('@').next()).collect::<BTreeSet<_>>().len() > 1;
+        let mut heads: Vec<String> = if several { vec!["stage".into()] } else { vec![] };
+        heads.extend(axes.iter().cloned());
+        heads.extend(metrics.iter().cloned());
+        heads.extend(kinds.iter().map(ToString::to_string));
+        heads.push("files".into());
+        let cells = self.rows.iter().map(|row| {
+            let mut cells: Vec<String> =
+                if several { vec![row.task.split('@').next().unwrap_or_default().into()] } else { vec![] };
+            cells.extend(axes.iter().map(|axis| row.axes.get(axis).cloned().unwrap_or_default()));
+            cells.extend(metrics.iter().map(|name| row.metrics.get(name).map_or(String::new(), |v| format!("{v:.4}"))));
+            cells.extend(kinds.iter().map(|kind| row.seconds.get(kind).map_or(String::new(), |s| duration(*s))));
+            cells.push(row.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "));
+            cells
+        });
+        (heads, cells.collect())
+    }
+
+    /// The table a person reads.
+    pub fn to_text(&self) -> String {
+        let (heads, cells) = self.heads_and_cells();
+        table(&heads.iter().map(String::as_str).collect::<Vec<_>>(), &cells)
+    }
+
+    fn to_markdown(&self) -> String {
+        let (heads, cells) = self.heads_and_cells();
+        let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule: Vec<String> = heads.iter().map(|_| "---".to_string()).collect();
+        let body: String = cells.iter().map(|cells| row(cells)).collect();
+        format!(
+            "# {}\n\n{}{}{body}\nTimes are those of the tasks when they ran; shared tasks count in every row.\n",
+            self.pipeline,
+            row(&heads),
+            row(&rule)
+        )
+    }
+
+    /// The same for a script.
+    pub fn to_json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            json!({
+                "task": row.task, "axes": row.axes, "metrics": row.metrics,
+                "seconds": row.seconds, "files": row.files,
+            })
+        });
+        json!({ "event": "report", "pipeline": self.pipeline, "rows": rows.collect::<Vec<_>>() })
+    }
+
+    /// Writes `report.md` and `report.json`, and gives the path of the former.
+    pub fn write(&self) -> Result<PathBuf> {
+        let path = self.folder.join("report.md");
+        let json = serde_json::to_string_pretty(&self.to_json()).expect("a report is plain data");
+        for (path, text) in [(self.folder.join("report.json"), json), (path.clone(), self.to_markdown())] {
+            if std::fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
+                write_aside(&path, text.as_bytes())?;
+            }
+        }
+        Ok(path)
+    }
+}
+
+impl Row {
+    fn new(plan: &Plan, results: &Results, folder: &Path, task: &Task) -> Self {
+        let mut related: BTreeSet<TaskId> = plan.graph.with_needs(&[task.id]).into_iter().collect();
+        related.extend(plan.tasks.iter().filter(|other| other.axes == task.axes).map(|other| other.id));
+        let mut seconds = BTreeMap::new();
+        let mut files = vec![];
+        for id in related {
+            let (other, Some(action)) = (plan.task(id), results.get(&id)) else { continue };
+            *seconds.entry(other.kind.name).or_insert(0.0) += action.seconds;
+            if other.kind.name == "export" {
+                files.push(task_folder(folder, other));
+            }
+        }
+        if files.is_empty() {
+            files.push(task_folder(folder, task));
+        }
+        let axis = |(name, value): (&String, &Value)| (name.clone(), point_text(name, value).split_off(name.len() + 1));
+        Self {
+            task: task.name.clone(),
+            axes: task.axes.iter().map(axis).collect(),
+            metrics: results.get(&task.id).map(|action| action.metrics.clone()).unwrap_or_default(),
+            seconds,
+            files,
+        }
+    }
+}
+
+/// Numbers by value, words by spelling.
+#[derive(PartialEq, PartialOrd)]
+enum SortKey {
+    Number(f64),
+    Word(String),
+}
+
+impl SortKey {
+    fn of(value: &Value) -> Self {
+        value.as_f64().map_or_else(|| Self::Word(value.to_string()), Self::Number)
+    }
+}

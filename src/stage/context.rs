@@ -1,0 +1,143 @@
+//! Everything a running stage may ask of the world, and what it says back.
+
+use super::Ref;
+use crate::error::{Error, Result};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A task as it is handed to the process that runs it: self-contained, so that running it elsewhere changes nothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Name in messages: `train.hashnet@bits=64`.
+    pub task: String,
+    /// Kind of stage.
+    pub kind: String,
+    /// Its parameters, with references as `{"$ref": ..}`.
+    pub params: Value,
+    /// What each reference means, by its text.
+    pub inputs: BTreeMap<String, Input>,
+    /// Folder that relative paths are taken from.
+    pub project: PathBuf,
+    /// Empty folder for the outputs.
+    pub outputs: PathBuf,
+    /// Folder that outlives a failed attempt: checkpoints to resume from.
+    pub scratch: PathBuf,
+    /// Threads to use.
+    pub threads: usize,
+    /// Slot of the GPU to use, if any.
+    pub gpu: Option<usize>,
+}
+
+/// What a reference means.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Input {
+    pub path: PathBuf,
+    /// blake3 of its content.
+    pub digest: String,
+    /// Folder of the images it names, if it is a list.
+    pub images: Option<PathBuf>,
+}
+
+/// What a running stage says: one JSON line each on its standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum Message {
+    /// How far it is.
+    Progress { done: u64, total: u64, note: String },
+    /// A figure worth showing beside the stage.
+    Metric { name: String, value: f64 },
+    /// Something the user should know; kept with the result.
+    Warning { text: String },
+    /// It failed: the rendered error and the exit code that goes with it.
+    Failed { error: String, exit_code: u8 },
+}
+
+/// Set when the stage should stop at the next opportunity.
+pub type Stop = Arc<AtomicBool>;
+
+/// The world of a running stage.
+pub struct Ctx {
+    job: Job,
+    stop: Stop,
+    say: Box<dyn FnMut(Message)>,
+    last_progress: Option<Instant>,
+}
+
+impl Ctx {
+    pub fn new(job: Job, stop: Stop, say: Box<dyn FnMut(Message)>) -> Self {
+        Self { job, stop, say, last_progress: None }
+    }
+
+    /// The input's meaning.
+    fn input(&self, input: &Ref) -> Result<&Input> {
+        self.job.inputs.get(&input.0).ok_or_else(|| Error::input(format!("`{}` was not resolved", input.0)))
+    }
+
+    /// Where an input lies.
+    pub fn path(&self, input: &Ref) -> Result<&Path> {
+        Ok(&self.input(input)?.path)
+    }
+
+    /// blake3 of an input's content.
+    pub fn digest(&self, input: &Ref) -> Result<&str> {
+        Ok(&self.input(input)?.digest)
+    }
+
+    /// Where the images of a list lie.
+    pub fn images(&self, list: &Ref) -> Result<&Path> {
+        self.input(list)?.images.as_deref().ok_or_else(|| {
+            Error::input(format!("`{}` is not a list made by a `lists` stage", list.0))
+                .hint("give an output of a `lists` stage, as in \"lists.name/train\"")
+        })
+    }
+
+    /// Where to write an output.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.job.outputs.join(name)
+    }
+
+    /// A folder that outlives a failed attempt.
+    pub fn scratch(&self) -> &Path {
+        &self.job.scratch
+    }
+
+    /// The folder that relative paths of a pipeline are taken from.
+    pub fn project(&self) -> &Path {
+        &self.job.project
+    }
+
+    /// The device the scheduler gave to this task.
+    pub fn device(&self) -> Result<Device> {
+        // The scheduler shows a task only its own card, which is therefore number 0.
+        crate::device::open(self.job.gpu.map(|_| 0))
+    }
+
+    /// Tells how far the work is, and stops it when the user asked for that. Cheap enough to call at every step.
+    pub fn step(&mut self, done: u64, total: u64, note: impl FnOnce() -> String) -> Result<()> {
+        const EVERY: Duration = Duration::from_millis(100);
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= EVERY) {
+            self.last_progress = Some(Instant::now());
+            (self.say)(Message::Progress { done, total, note: note() });
+        }
+        Ok(())
+    }
+
+    /// Reports a figure worth showing beside the stage.
+    pub fn metric(&mut self, name: impl Into<String>, value: f64) {
+        (self.say)(Message::Metric { name: name.into(), value });
+    }
+
+    /// Tells the user something that does not stop the work.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        (self.say)(Message::Warning { text: text.into() });
+    }
+}

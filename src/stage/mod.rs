@@ -1,0 +1,98 @@
+//! One task to files: what a stage is, and everything it may ask of the world.
+//!
+//! A stage is a function from files and parameters to files. It knows nothing of the graph, the cache or the terminal,
+//! and imports no other step, so any step may import it.
+
+mod context;
+mod encode;
+mod evaluate;
+mod export;
+mod infer;
+mod lists;
+mod param;
+mod reference;
+mod registry;
+mod train;
+
+pub use context::{Ctx, Input, Job, Message, Stop};
+pub use param::{Param, Shape, Variant};
+pub use reference::Ref;
+pub use registry::{Kind, Parsed, STAGES, find};
+
+use crate::error::Result;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+
+/// A step of a pipeline: a function from files and parameters to files.
+///
+/// The struct that implements it is its parameter table: what it holds is what the key holds.
+pub trait Stage: Send + Sync {
+    /// The files or folders it writes. Each must exist when `run` returns.
+    fn outputs(&self) -> Vec<&'static str>;
+
+    /// Outputs that a person wants to find in `output/`, under the names they get there.
+    fn shown(&self) -> Vec<(&'static str, &'static str)> {
+        vec![]
+    }
+
+    /// What it occupies while it runs. Never part of the key.
+    fn resources(&self) -> Resources {
+        Resources { gpu: false }
+    }
+
+    /// Faults that no single value shows, as (key, message).
+    fn check(&self) -> Vec<(&'static str, String)> {
+        vec![]
+    }
+
+    /// Files beyond its references that decide the result, as (name in the key, path). Reports all that are missing.
+    fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
+        let _ = project;
+        Ok(vec![])
+    }
+
+    /// What must lie ready before it can run, for a person: (what it is, path).
+    fn needs(&self, project: &Path) -> Vec<(String, PathBuf)> {
+        let _ = project;
+        vec![]
+    }
+
+    /// Where the images lie that its lists name.
+    fn images(&self, project: &Path) -> Images {
+        let _ = project;
+        Images::None
+    }
+
+    /// Reads `cx.path(&self.model)`, writes `cx.output("codes")`.
+    fn run(&self, cx: &mut Ctx) -> anyhow::Result<()>;
+}
+
+/// The static side of a stage.
+pub trait Describe: Stage + Serialize + DeserializeOwned + JsonSchema + 'static {
+    /// Table name in a pipeline file: `[encode.database]` is an `encode` stage.
+    const NAME: &'static str;
+    /// Raise this when the same parameters and inputs would give other bytes.
+    const VERSION: u32;
+    /// One line for `hashpipe stages`.
+    const ABOUT: &'static str;
+}
+
+/// What a stage occupies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Whether a GPU makes it faster; it gets a slot of one if there are any.
+    pub gpu: bool,
+}
+
+/// Where the images of a list lie. Not content: the list itself carries a digest of every image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Images {
+    /// It makes no lists.
+    None,
+    /// In a folder of the user's.
+    Folder(PathBuf),
+    /// In one of the stage's own outputs.
+    Output(&'static str),
+}

@@ -1,0 +1,61 @@
+//! Every kind of stage there is, one line each.
+
+use super::{Describe, Shape, Stage};
+use super::{encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train};
+use figment::Figment;
+use figment::providers::Serialized;
+use serde_json::Value;
+
+/// The kinds of stages, in the order data flows.
+pub static STAGES: &[Kind] =
+    &[kind::<Lists>(), kind::<Train>(), kind::<Encode>(), kind::<Evaluate>(), kind::<Export>(), kind::<Infer>()];
+
+/// A kind of stage: what a pipeline file calls `[name.*]`.
+pub struct Kind {
+    pub name: &'static str,
+    pub version: u32,
+    pub about: &'static str,
+    parse: fn(&Value) -> Result<Parsed, figment::Error>,
+    schema: fn() -> Value,
+}
+
+/// A stage with its parameters.
+pub struct Parsed {
+    pub stage: Box<dyn Stage>,
+    /// Every parameter, defaults included, as plain data: what the key is made of.
+    pub params: Value,
+}
+
+impl Kind {
+    /// Reads a parameter table; unknown keys and wrong types are errors that name the key.
+    pub fn parse(&self, table: &Value) -> Result<Parsed, figment::Error> {
+        (self.parse)(table)
+    }
+
+    /// The JSON schema of its table.
+    pub fn schema(&self) -> Value {
+        (self.schema)()
+    }
+
+    /// What its table may hold.
+    pub fn shape(&self) -> Shape {
+        Shape::from_schema(&self.schema())
+    }
+}
+
+/// The kind with this name.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    STAGES.iter().find(|kind| kind.name == name)
+}
+
+const fn kind<S: Describe>() -> Kind {
+    fn parse<S: Describe>(table: &Value) -> Result<Parsed, figment::Error> {
+        let stage: S = Figment::from(Serialized::defaults(table)).extract()?;
+        let params = serde_json::to_value(&stage).expect("parameters are plain data");
+        Ok(Parsed { stage: Box::new(stage), params })
+    }
+    fn schema<S: Describe>() -> Value {
+        schemars::schema_for!(S).to_value()
+    }
+    Kind { name: S::NAME, version: S::VERSION, about: S::ABOUT, parse: parse::<S>, schema: schema::<S> }
+}
