@@ -13,19 +13,19 @@ struct Golden {
     row_100_cols_0_to_15: Vec<[u8; 3]>,
 }
 
-/// The thirteen COCO pictures, which are not part of the repository.
-fn pictures() -> Option<PathBuf> {
+/// The folder of COCO's thirteen demonstration pictures and their lists, which are not part of the repository.
+pub(crate) fn coco_lite() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     ["../shared", "../../shared"]
-        .map(|shared| root.join(shared).join("data/coco_lite/images"))
+        .map(|shared| root.join(shared).join("data/coco_lite"))
         .into_iter()
-        .find(|folder| folder.is_dir())
+        .find(|folder| folder.join("images").is_dir())
 }
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a test says what it skips and how near it comes")]
 fn preprocessing_agrees_with_pillow() {
-    let Some(pictures) = pictures() else {
+    let Some(folder) = coco_lite() else {
         eprintln!("skipped: no COCO pictures in ../shared/data/coco_lite/images");
         return;
     };
@@ -33,7 +33,7 @@ fn preprocessing_agrees_with_pillow() {
         serde_json::from_str(include_str!("../../tests/golden/preprocess.json")).unwrap();
     let (mut worst, mut total, mut compared, mut worst_mean) = (0, 0u64, 0u64, 0f64);
     for (name, golden) in &goldens {
-        let image = decode(&std::fs::read(pictures.join(name)).unwrap()).unwrap();
+        let image = decode(&std::fs::read(folder.join("images").join(name)).unwrap()).unwrap();
         let out = Transform::imagenet(256, 224).eval(&image);
         for (got, want) in out[100 * 224 * 3..].iter().zip(golden.row_100_cols_0_to_15.as_flattened()) {
             worst = worst.max(got.abs_diff(*want));

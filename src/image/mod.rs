@@ -2,7 +2,7 @@
 
 mod decode;
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 mod jpeg;
 mod resize;
 mod transform;

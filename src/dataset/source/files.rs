@@ -228,4 +228,21 @@ mod tests {
         files.classes = Some(vec!["cat".into(), "cat".into()]);
         assert_eq!(build(&folder, &files).unwrap_err().message(), "`classes` names `cat` twice");
     }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test says what it skips")]
+    fn published_lists_are_read_as_they_are() {
+        let Some(folder) = crate::image::golden::coco_lite() else {
+            eprintln!("skipped: no COCO lists in ../shared/data/coco_lite/lists");
+            return;
+        };
+        let [train, query, database, root] =
+            ["lists/train.txt", "lists/test.txt", "lists/database.txt", "images"].map(|path| Location(path.into()));
+        let files = Files { train, query, database, root, classes: None };
+        assert_eq!(files.files(&folder).unwrap().len(), 13 + 3);
+        let splits = files.build(&folder, Path::new("unused"), &mut |_, _| Ok(())).unwrap();
+        assert_eq!((splits.train.len(), splits.query.len(), splits.database.len()), (9, 4, 13));
+        assert_eq!((splits.train.classes.len(), &splits.train.items[0].labels[..3]), (80, &[12, 22, 23][..]));
+        assert_eq!(splits.notes, ["4 of 4 queries are in the database, by content: each finds itself"]);
+    }
 }

@@ -80,7 +80,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn line(&mut self, number: usize, line: &str) -> Result<()> {
         if line.trim().is_empty() {
-            return Err(Error::data("empty line inside the list").at(self.mark(number, line, "")));
+            return Err(Error::data("empty line inside the list").at(self.mark(number, line, &line[..0])));
         }
         let (path, tokens) = self.labels(number, line)?;
         let labels = (0..).zip(tokens.split_whitespace()).filter(|(_, token)| *token == "1").map(|(i, _)| i).collect();
@@ -99,16 +99,16 @@ impl Reader<'_> {
     /// The row's path, and the text of its labels: exactly as many zeros and ones as there are classes.
     fn labels<'t>(&self, number: usize, line: &'t str) -> Result<(&'t str, &'t str)> {
         let found = labels_at_end(line);
+        if found == self.classes
+            && let Some(parts) = split(line, found)
+        {
+            return Ok(parts);
+        }
         let expected = match self.known {
             true => format!("`classes` names {}", self.classes),
             false => format!("most rows have {}", self.classes),
         };
         let words = line.split_whitespace().count();
-        if let Some((path, labels)) = split(line, self.classes)
-            && found == self.classes
-        {
-            return Ok((path, labels));
-        }
         // A word among the labels that is neither 0 nor 1, unless the labels are simply too few or too many.
         let wrong = line.split_whitespace().rev().nth(found).filter(|_| found < self.classes && words > self.classes);
         let (message, marked) = match wrong {
@@ -123,7 +123,7 @@ impl Reader<'_> {
     }
 }
 
-/// A part of a line, marked in the user's file. `part` must be a slice of `line`, or empty.
+/// A part of a line, marked in the user's file. `part` must be a slice of `line`.
 fn mark(file: &Path, number: usize, line: &str, part: &str) -> Place {
     let before = (part.as_ptr() as usize).saturating_sub(line.as_ptr() as usize);
     let column = line.get(..before).map_or(0, |before| before.chars().count()) + 1;
@@ -173,19 +173,23 @@ pub(super) fn relative(path: &str) -> Result<String, (&'static str, &'static str
 mod tests {
     use super::*;
 
-    fn parse_one(text: &str, classes: Option<usize>) -> Result<(Vec<(String, Vec<u32>)>, usize)> {
+    fn parse_one(text: &str, classes: Option<usize>) -> Result<(Vec<Row>, usize)> {
         let (lists, classes) = parse(vec![("a.txt".into(), text.into())], classes)?;
-        Ok((lists.into_iter().flat_map(|list| list.rows).map(|row| (row.path, row.labels)).collect(), classes))
+        Ok((lists.into_iter().flat_map(|list| list.rows).collect(), classes))
+    }
+
+    fn plain(rows: &[Row]) -> Vec<(&str, &[u32])> {
+        rows.iter().map(|row| (row.path.as_str(), &row.labels[..])).collect()
     }
 
     fn fails(text: &str, classes: Option<usize>) -> String {
-        parse_one(text, classes).err().expect("must fail").render("error")
+        parse_one(text, classes).map(|_| ()).unwrap_err().render("error")
     }
 
     #[test]
     fn rows_are_paths_and_labels() {
         let (rows, classes) = parse_one("\u{feff}x/a.jpg 0 1 1\r\n./x//b.jpg\t1  0 0\r\n\n", None).unwrap();
-        assert_eq!(rows, [("x/a.jpg".to_string(), vec![1, 2]), ("x/b.jpg".to_string(), vec![0])]);
+        assert_eq!(plain(&rows), [("x/a.jpg", &[1, 2][..]), ("x/b.jpg", &[0])]);
         assert_eq!(classes, 3);
     }
 
@@ -193,7 +197,7 @@ mod tests {
     fn paths_may_have_spaces_and_rows_no_label() {
         for classes in [None, Some(2)] {
             let (rows, _) = parse_one("my  photo (1).jpg 0 1\nb.jpg 0 0\n", classes).unwrap();
-            assert_eq!(rows, [("my  photo (1).jpg".to_string(), vec![1]), ("b.jpg".to_string(), vec![])]);
+            assert_eq!(plain(&rows), [("my  photo (1).jpg", &[1][..]), ("b.jpg", &[])]);
         }
     }
 

@@ -105,12 +105,12 @@ impl Canvas {
             for x in 0..self.width {
                 let bright = 1.0 + down + slope[0] * (x as f32 / self.width as f32 - 0.5);
                 let bits = stream.bits();
-                for channel in 0..3 {
+                for (channel, light) in light.iter().enumerate() {
                     let sample = |i: usize| {
                         self.samples[(y * SAMPLES + i / SAMPLES) * across + x * SAMPLES + i % SAMPLES][channel]
                     };
                     let mean = (0..SAMPLES * SAMPLES).map(sample).sum::<f32>() / (SAMPLES * SAMPLES) as f32;
-                    let level = 255.0 * mean * light[channel] * bright + noise * bell((bits >> (20 * channel)) as u32);
+                    let level = 255.0 * mean * light * bright + noise * bell((bits >> (20 * channel)) as u32);
                     out.push(level.round().clamp(0.0, 255.0) as u8);
                 }
             }

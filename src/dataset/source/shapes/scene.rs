@@ -5,18 +5,18 @@ use crate::seeded::Stream;
 
 /// Kinds and colours that make the classes, with how often they come: unevenly, as in life.
 const KINDS: [(Kind, &str, f64); 6] = [
-    (Kind::Circle, "circle", 0.28),
-    (Kind::Square, "square", 0.22),
+    (Kind::Circle, "circle", 0.30),
+    (Kind::Square, "square", 0.24),
     (Kind::Triangle, "triangle", 0.17),
-    (Kind::Star, "star", 0.13),
-    (Kind::Ring, "ring", 0.11),
-    (Kind::Cross, "cross", 0.09),
+    (Kind::Star, "star", 0.12),
+    (Kind::Ring, "ring", 0.09),
+    (Kind::Cross, "cross", 0.08),
 ];
 const COLOURS: [(Hue, &str, f64); 4] = [
-    (Hue { degrees: [-10.0, 10.0], darkest: 0.55 }, "red", 0.36),
+    (Hue { degrees: [-10.0, 10.0], darkest: 0.55 }, "red", 0.40),
     (Hue { degrees: [210.0, 245.0], darkest: 0.55 }, "blue", 0.28),
-    (Hue { degrees: [100.0, 145.0], darkest: 0.45 }, "green", 0.20),
-    (Hue { degrees: [48.0, 60.0], darkest: 0.80 }, "yellow", 0.16),
+    (Hue { degrees: [100.0, 145.0], darkest: 0.45 }, "green", 0.18),
+    (Hue { degrees: [48.0, 60.0], darkest: 0.80 }, "yellow", 0.14),
 ];
 
 struct Hue {
@@ -29,7 +29,7 @@ const TEXTURES: [Texture; 4] = [Texture::Plain, Texture::Stripes, Texture::Dots,
 
 /// How often there are one, two, three and four labelled shapes, and their radius as a part of the shorter side.
 const CROWDS: [(f64, [f64; 2]); 4] =
-    [(0.20, [0.20, 0.34]), (0.35, [0.17, 0.27]), (0.30, [0.15, 0.23]), (0.15, [0.14, 0.20])];
+    [(0.15, [0.20, 0.34]), (0.33, [0.17, 0.27]), (0.34, [0.15, 0.23]), (0.18, [0.14, 0.20])];
 
 /// Colours along each side of the background's pattern.
 const GRID: usize = 5;
