@@ -47,6 +47,14 @@ pub struct Standing {
 }
 
 impl Standing {
+    fn blank(task: TaskId) -> Self {
+        Self { task, state: State::Missing, because: String::new(), key: None, action: None, error: None }
+    }
+
+    fn missing(task: TaskId, error: Error) -> Self {
+        Self { because: error.message().to_string(), error: Some(error), ..Self::blank(task) }
+    }
+
     /// One line for a script.
     pub fn to_json(&self, plan: &Plan) -> Value {
         let task = plan.task(self.task);
@@ -66,18 +74,13 @@ pub fn survey(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId])
     let mut results = Results::new();
     let mut standings: Vec<Standing> = vec![];
     for id in plan.graph.with_needs(targets) {
-        let waits: Vec<&str> = plan
-            .graph
-            .needs(id)
-            .into_iter()
-            .filter(|need| !results.contains_key(need))
-            .map(|need| plan.task(need).name.as_str())
-            .collect();
-        let standing = if waits.is_empty() {
-            judged(&mut judge, plan, id, &results, forced.contains(&id))
-        } else {
-            let because = format!("waits for {}", waits.join(", "));
-            Standing { task: id, state: State::Blocked, because, key: None, action: None, error: None }
+        let standing = match waits(plan, id, &results) {
+            None => judged(&mut judge, plan, id, &results, forced.contains(&id)),
+            // Files that are missing are told now, not when what it waits for has run for hours.
+            Some(because) => match judge.check_files(plan.task(id)) {
+                Ok(()) => Standing { state: State::Blocked, because, ..Standing::blank(id) },
+                Err(error) => Standing::missing(id, error),
+            },
         };
         if let Some(action) = &standing.action {
             results.insert(id, action.clone());
@@ -87,12 +90,22 @@ pub fn survey(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId])
     standings
 }
 
+/// What a task waits for, if anything: of the tasks it needs, the last ones.
+fn waits(plan: &Plan, id: TaskId, results: &Results) -> Option<String> {
+    let needs: Vec<TaskId> = plan.graph.needs(id).into_iter().filter(|need| !results.contains_key(need)).collect();
+    let last = needs.iter().filter(|need| {
+        !needs.iter().any(|other| other != *need && plan.graph.with_needs(&[*other]).contains(need))
+    });
+    let names: Vec<&str> = last.map(|need| plan.task(*need).name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("waits for {}", names.join(", ")))
+}
+
 fn judged(judge: &mut Judge, plan: &Plan, id: TaskId, results: &Results, forced: bool) -> Standing {
     let blank =
         Standing { task: id, state: State::Missing, because: String::new(), key: None, action: None, error: None };
     let verdict = match judge.judge(plan.task(id), results) {
         Ok(verdict) => verdict,
-        Err(error) => return Standing { because: error.message().to_string(), error: Some(error), ..blank },
+        Err(error) => return Standing::missing(id, error),
     };
     let key = Some(verdict.key);
     match verdict.state {

@@ -87,23 +87,18 @@ fn plan(file: &std::path::Path, over: &Over) -> Result<Plan> {
 
 impl Folders {
     fn cache(&self, plan: &Plan) -> PathBuf {
-        self.cache.clone().unwrap_or_else(|| tidy(&plan.project, "cache"))
+        self.cache.clone().unwrap_or_else(|| plan.project.join("cache"))
     }
 
     /// The pipeline's folder in `output/`.
     fn output(&self, plan: &Plan) -> PathBuf {
-        self.output.clone().unwrap_or_else(|| tidy(&plan.project, "output")).join(&plan.pipeline)
+        self.output.clone().unwrap_or_else(|| plan.project.join("output")).join(&plan.pipeline)
     }
 
     /// The cache to read only.
     fn reader(&self, plan: &Plan) -> Store {
         Store::at(&self.cache(plan))
     }
-}
-
-/// A folder of the project, without a leading `./`.
-fn tidy(project: &std::path::Path, name: &str) -> PathBuf {
-    if project == std::path::Path::new(".") { PathBuf::from(name) } else { project.join(name) }
 }
 
 /// Reads the command line and does what it says; gives the exit code.

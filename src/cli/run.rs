@@ -3,7 +3,7 @@
 use super::{Folders, Pipeline};
 use crate::cache::{Standing, State, Store, survey};
 use crate::error::{Error, Place, Result};
-use crate::plan::{Plan, TaskId};
+use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
 use crate::schedule::{self, INTERRUPTS, Options, Outcome};
 use clap::Args;
@@ -170,25 +170,34 @@ fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], jso
 
 /// The files that tasks with missing inputs need, and where to get them.
 fn needs(plan: &Plan, standings: &[Standing]) {
+    let mut told = vec![];
     for standing in standings.iter().filter(|standing| standing.state == State::Missing) {
         let task = plan.task(standing.task);
-        print(&format!("\n{} needs these files:", task.name));
-        let rows: Vec<Vec<String>> = task
-            .step
-            .needs(&plan.project)
-            .into_iter()
+        let wanted = (&task.stage, task.inputs.values().filter(|t| matches!(t, Target::Path { .. })).collect::<Vec<_>>());
+        if told.contains(&wanted) {
+            continue;
+        }
+        print(&format!("\n{} needs these files:", task.stage));
+        told.push(wanted);
+        let paths = task.inputs.iter().filter_map(|(_, target)| match target {
+            Target::Path { path, .. } => Some(("named in the pipeline".to_string(), path.clone())),
+            Target::Output { .. } => None,
+        });
+        let rows: Vec<Vec<String>> = paths
+            .chain(task.step.needs(&plan.project))
             .map(|(what, path)| {
                 let there = if path.exists() { "there" } else { "missing" };
                 vec![format!("  {there}"), path.display().to_string(), what]
             })
             .collect();
-        if rows.is_empty() {
+        if rows.iter().all(|row| row[0].trim() == "there") {
+            // The folders are there; what is missing is inside.
             print(&standing.error.as_ref().map_or(String::new(), |error| error.render("error")));
         } else {
             print(&table(&["  ", "path", "what it is"], &rows));
         }
         if let Some(obtain) = &task.obtain {
-            print(&format!("{}", obtain.trim_end()));
+            print(obtain.trim_end());
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Config {
     /// The pipeline's name: its folder in `output/`.
     pub name: String,
     pub file: PathBuf,
-    /// Folder that relative paths are taken from, and that holds `cache/` and `output/`.
+    /// Folder that relative paths are taken from, and that holds `cache/` and `output/`; empty for the present one.
     pub project: PathBuf,
     tree: Map<String, Value>,
     layers: Vec<Layer>,
@@ -140,14 +140,39 @@ impl Config {
 
     /// Replaces `{vars.name}` in every string of the stage tables.
     fn fill_in_vars(&mut self) -> Vec<Error> {
-        let vars = self.tree.get("vars").and_then(Value::as_object).cloned().unwrap_or_default();
-        let mut tree = std::mem::take(&mut self.tree);
         let mut errors = vec![];
+        let vars = self.resolve_vars(&mut errors);
+        let mut tree = std::mem::take(&mut self.tree);
         for (key, value) in tree.iter_mut().filter(|(key, _)| !matches!(key.as_str(), "vars" | "profile")) {
             self.fill(value, &mut vec![key.clone()], &vars, &mut errors);
         }
         self.tree = tree;
         errors
+    }
+
+    /// The variables, with those that name others filled in.
+    fn resolve_vars(&self, errors: &mut Vec<Error>) -> Map<String, Value> {
+        let mut vars = self.tree.get("vars").and_then(Value::as_object).cloned().unwrap_or_default();
+        // Each pass fills in one level; more levels than variables means that they go round in a circle.
+        for _ in 0..=vars.len() {
+            let before = vars.clone();
+            for (name, value) in &mut vars {
+                let mut told = vec![];
+                self.fill(value, &mut vec!["vars".into(), name.clone()], &before, &mut told);
+                if errors.is_empty() {
+                    errors.extend(told);
+                }
+            }
+            if vars == before {
+                return vars;
+            }
+        }
+        let circle = vars.iter().find(|(_, value)| value.as_str().is_some_and(|text| text.contains(OPEN)));
+        if let Some((name, _)) = circle {
+            let place = self.place(&["vars", name], Mark::Value);
+            errors.push(Error::input(format!("the variable `{name}` is defined by itself")).at(place));
+        }
+        vars
     }
 
     fn fill(&self, value: &mut Value, path: &mut Vec<String>, vars: &Map<String, Value>, errors: &mut Vec<Error>) {
@@ -199,9 +224,11 @@ impl Config {
     }
 }
 
+/// What a variable's use begins with.
+const OPEN: &str = "{vars.";
+
 /// The text with each `{vars.name}` replaced, or the first name that is unknown.
 fn fill_text(text: &str, vars: &Map<String, Value>) -> Result<String, String> {
-    const OPEN: &str = "{vars.";
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once(OPEN) {
         let Some((name, after)) = after.split_once('}') else { break };
@@ -278,7 +305,7 @@ fn project_of(file: &Path) -> Result<PathBuf> {
     let project = pipelines.and_then(Path::parent).or(real.parent()).unwrap_or(Path::new("/"));
     // Short paths in messages: relative to where the user stands, if that is where the project is.
     let here = std::env::current_dir().and_then(|here| here.canonicalize()).unwrap_or_default();
-    Ok(if project == here { PathBuf::from(".") } else { project.to_path_buf() })
+    Ok(if project == here { PathBuf::new() } else { project.to_path_buf() })
 }
 
 #[cfg(test)]
@@ -324,6 +351,10 @@ mod tests {
         let text = "[vars]\nroot = \"data\"\n[lists.a]\nx = \"{vars.root}/a\"";
         let config = load(&[("p.toml", text)], None, &["vars.root=else"]).unwrap();
         assert_eq!(config.stages("lists").next().unwrap().1["x"], "else/a");
+        let nested = text.replace("root = \"data\"", "root = \"{vars.base}/x\"\nbase = \"b\"");
+        assert_eq!(load(&[("p.toml", &nested)], None, &[]).unwrap().stages("lists").next().unwrap().1["x"], "b/x/a");
+        let circle = text.replace("root = \"data\"", "root = \"{vars.base}\"\nbase = \"{vars.root}\"");
+        assert!(load(&[("p.toml", &circle)], None, &[]).err().unwrap().message().contains("defined by itself"));
         let error = load(&[("p.toml", &text.replace("{vars.root}", "{vars.rot}"))], None, &[]).err().unwrap();
         assert!(error.render("error").contains("did you mean `root`?"), "{}", error.render("error"));
     }
