@@ -67,16 +67,15 @@ impl Source for Shapes {
     fn build(&self, _project: &Path, images: &Path, progress: Progress) -> Result<Splits> {
         self.check()?;
         let shared = if self.train_in_database { self.train } else { 0 };
-        let parts = [("train", self.train), ("query", self.query), ("database", self.database - shared)];
-        let total = parts.iter().map(|(_, count)| *count as u64).sum();
-        let mut done = 0;
-        let [train, query, own] = parts.map(|(part, count)| {
+        let own = self.database - shared;
+        let (total, mut done) = ((self.train + self.query + own) as u64, 0);
+        let mut make = |part, count| {
             self.make(part, count, images, &mut |more| {
                 done += more;
                 progress(done, total)
             })
-        });
-        let (train, query, own) = (train?, query?, own?);
+        };
+        let (train, query, own) = (make("train", self.train)?, make("query", self.query)?, make("database", own)?);
         let database = train[..shared].iter().cloned().chain(own).collect();
         Ok(Splits::new(scene::classes(), train, query, database))
     }
