@@ -93,9 +93,9 @@ pub fn survey(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId])
 /// What a task waits for, if anything: of the tasks it needs, the last ones.
 fn waits(plan: &Plan, id: TaskId, results: &Results) -> Option<String> {
     let needs: Vec<TaskId> = plan.graph.needs(id).into_iter().filter(|need| !results.contains_key(need)).collect();
-    let last = needs.iter().filter(|need| {
-        !needs.iter().any(|other| other != *need && plan.graph.with_needs(&[*other]).contains(need))
-    });
+    let last = needs
+        .iter()
+        .filter(|need| !needs.iter().any(|other| other != *need && plan.graph.with_needs(&[*other]).contains(need)));
     let names: Vec<&str> = last.map(|need| plan.task(*need).name.as_str()).collect();
     (!names.is_empty()).then(|| format!("waits for {}", names.join(", ")))
 }

@@ -173,7 +173,8 @@ fn needs(plan: &Plan, standings: &[Standing]) {
     let mut told = vec![];
     for standing in standings.iter().filter(|standing| standing.state == State::Missing) {
         let task = plan.task(standing.task);
-        let wanted = (&task.stage, task.inputs.values().filter(|t| matches!(t, Target::Path { .. })).collect::<Vec<_>>());
+        let wanted =
+            (&task.stage, task.inputs.values().filter(|t| matches!(t, Target::Path { .. })).collect::<Vec<_>>());
         if told.contains(&wanted) {
             continue;
         }

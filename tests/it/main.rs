@@ -1,4 +1,23 @@
 //! Integration tests, one binary.
 
+/// Broken pipelines, lists, images, weights and cache entries.
+mod bad_input;
+/// What the commands show, and the pipelines that are shipped.
+mod commands;
+/// Runs that are stopped in the middle, and go on as if they had not been.
+mod crash;
+/// What is changed, and exactly which stages run again.
+mod freshness;
 /// AlexNet, the loss and the optimiser against PyTorch's numbers.
 mod golden_network;
+/// Promises about the source itself: who imports whom, what is registered, what is in a key.
+mod rules;
+/// A temporary project, and hashpipe run in it as a user would.
+mod space;
+
+/// The folder of COCO's thirteen pictures, where there is one: they cannot be part of this repository.
+fn coco_lite() -> Option<std::path::PathBuf> {
+    let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["data/coco_lite", "../shared/data/coco_lite", "../../shared/data/coco_lite"];
+    folders.iter().map(|folder| root.join(folder)).find(|folder| folder.join("lists/train.txt").exists())
+}
