@@ -78,7 +78,8 @@ impl TensorFile {
 
     /// The numbers of an f32 tensor; infinite ones and NaN are refused.
     pub(super) fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let mut values = vec![];
+        // The file is at least this long: `open` checked it.
+        let mut values = Vec::with_capacity(self.info(name)?.shape.iter().product());
         self.read(name, Dtype::F32, |bytes| {
             values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of 4"))));
         })?;

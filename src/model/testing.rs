@@ -4,8 +4,9 @@ use crate::dataset::{Augment, Batch, Examples};
 use crate::error::Result;
 use crate::seeded::{Stream, stream};
 
-/// Classes: discs, squares and crosses, each in two colours.
-const CLASSES: u32 = 6;
+/// Colours of the classes: discs, squares and crosses, each in two.
+const COLOURS: [[f32; 3]; 6] =
+    [[1.5, -1.0, 0.3], [-1.0, 1.0, 0.8], [0.2, 0.2, -1.2], [1.2, 1.2, -0.8], [-1.0, -1.0, 1.3], [1.2, 0.0, 1.4]];
 
 /// Images of one or two shapes at random places; an image's labels say which.
 pub(super) struct Shapes {
@@ -23,12 +24,12 @@ impl Shapes {
 
 fn draw(side: usize, stream: &mut Stream) -> (Vec<u32>, Vec<f32>) {
     let mut pixels: Vec<f32> = (0..3 * side * side).map(|_| stream.range(-0.5, 0.5) as f32).collect();
-    let mut labels: Vec<u32> = (0..1 + stream.below(2)).map(|_| stream.below(CLASSES as usize) as u32).collect();
+    let mut labels: Vec<u32> = (0..1 + stream.below(2)).map(|_| stream.below(COLOURS.len()) as u32).collect();
     for &class in &labels {
         let radius = stream.range(0.12, 0.2) * side as f64;
         let mut place = || stream.range(radius, side as f64 - radius);
         let (cx, cy) = (place(), place());
-        for (i, colour) in [[1.5, -1.0, 0.3], [-1.0, 1.0, 0.8]][class as usize / 3].into_iter().enumerate() {
+        for (i, colour) in COLOURS[class as usize].into_iter().enumerate() {
             for y in 0..side {
                 for x in 0..side {
                     let (dx, dy) = ((x as f64 - cx).abs() / radius, (y as f64 - cy).abs() / radius);
@@ -55,7 +56,7 @@ impl Examples for Shapes {
     }
 
     fn classes(&self) -> usize {
-        CLASSES as usize
+        COLOURS.len()
     }
 
     fn labels(&self, index: usize) -> &[u32] {

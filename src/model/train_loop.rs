@@ -320,7 +320,6 @@ mod tests {
 
     /// Three epochs of three steps, the last one partial; dropout and augmentation on.
     fn recipe() -> Recipe {
-        let choice = |text: &str| serde_json::from_str(text).unwrap();
         Recipe {
             bits: 12,
             epochs: 3,
@@ -329,7 +328,7 @@ mod tests {
             backbone: serde_json::from_str(r#"{"name": "small", "channels": [8, 12], "width": 24, "dropout": 0.3}"#)
                 .unwrap(),
             loss: serde_json::from_str(r#"{"name": "hashnet", "scale_every": 1}"#).unwrap(),
-            optimizer: choice(r#"{"name": "sgd", "lr": 0.02}"#),
+            optimizer: serde_json::from_str(r#"{"name": "sgd", "lr": 0.02}"#).unwrap(),
             schedule: serde_json::from_str(r#"{"name": "step", "every": 2}"#).unwrap(),
             crop: true,
             flip: false,
@@ -376,6 +375,24 @@ mod tests {
         // A finished one is only read.
         let again = run(&recipe(), whole.path(), &mut |_| anyhow::bail!("a step was taken")).unwrap();
         assert!(bytes(&again) == expected);
+    }
+
+    #[test]
+    fn shapes_are_learnt() {
+        let scratch = TempDir::new().unwrap();
+        let recipe = Recipe {
+            epochs: 20,
+            backbone: serde_json::from_str(r#"{"name": "small", "channels": [8, 12], "width": 24}"#).unwrap(),
+            loss: serde_json::from_str(r#"{"name": "hashnet", "alpha": 0.3}"#).unwrap(),
+            optimizer: serde_json::from_str(r#"{"name": "sgd", "lr": 0.02, "hash_lr": 1}"#).unwrap(),
+            schedule: serde_json::from_str(r#"{"name": "constant"}"#).unwrap(),
+            ..recipe()
+        };
+        let data = Shapes::new(200, 16, 3);
+        let trained = train(&recipe, &data, None, &Device::Cpu, scratch.path(), &mut |_| Ok(())).unwrap();
+        let losses: Vec<f64> = trained.records.iter().map(|record| record.loss).collect();
+        // Codes that say nothing cost 2 ln 2 = 1.386.
+        assert!(losses.last().is_some_and(|&last| last < 1.2), "{losses:?}");
     }
 
     #[test]

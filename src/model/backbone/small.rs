@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 ///
 /// The first convolution is 5x5, the others 3x3, all keep the side; each pool halves it. Meant for 32 to 64 pixels,
 /// but any side will do that leaves each pool its window.
+///
+/// All of it learns from nothing, so its hash layer should not learn ten times faster: with SGD at `lr = 0.02` and
+/// `hash_lr = 1`, and HashNet's `alpha` near 10 / bits, 2,500 pictures of coloured shapes were learnt in 20 epochs.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Small {
