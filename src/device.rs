@@ -8,12 +8,13 @@ pub fn open(slot: Option<usize>) -> Result<Device> {
     let Some(slot) = slot else { return Ok(Device::Cpu) };
     if !can_use_gpus() {
         return Err(Error::input("a GPU was asked for, but this hashpipe was built without CUDA")
-            .hint("build with `cargo build --release --features cuda`, or leave out `--gpus`"));
+            .note("training and encoding run on the CPU in this version")
+            .hint("leave out `--gpus`"));
     }
     Device::new_cuda(slot).map_err(|e| {
         Error::input(format!("cannot open GPU {slot}"))
             .note(e.to_string())
-            .hint("`nvidia-smi` shows whether the driver sees the card; `--gpus 0` trains on the CPU")
+            .hint("`nvidia-smi` shows whether the driver sees the card; without `--gpus` the CPU is used")
     })
 }
 

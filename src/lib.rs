@@ -20,12 +20,11 @@ pub mod npy;
 pub mod retrieval;
 
 // The steps, in the order data flows.
-pub mod cache;
 pub mod config;
-pub mod event;
 pub mod plan;
-pub mod report;
+pub mod cache;
+pub mod event;
 pub mod schedule;
 pub mod stage;
-
+pub mod report;
 pub mod cli;

@@ -19,6 +19,8 @@ pub struct Judge<'a> {
 /// What is known of a task whose inputs are all there.
 pub struct Verdict {
     pub key: Key,
+    /// What its inputs hold.
+    pub contents: Contents,
     pub lines: Vec<Line>,
     pub state: Known,
 }
@@ -47,7 +49,12 @@ impl<'a> Judge<'a> {
                 Error::data(format!("`{text}` of `{}` does not exist", task.name))
                     .at(place.clone())
                     .note(format!("looked for `{}`", path.display()))
-                    .hint(task.obtain.clone().unwrap_or_else(|| "correct the path, or put the file there".into())),
+                    .hint(
+                        task.obtain
+                            .as_deref()
+                            .map(|text| text.trim().to_string())
+                            .unwrap_or_else(|| "correct the path, or put the file there".into()),
+                    ),
             ),
             _ => None,
         });
@@ -72,12 +79,22 @@ impl<'a> Judge<'a> {
             Lookup::Lost(reason) => Known::Run(reason),
             Lookup::Miss => Known::Run(self.store.reason(&self.plan.pipeline, &task.name, &lines)),
         };
-        Ok(Verdict { key, lines, state })
+        Ok(Verdict { key, contents, lines, state })
     }
 
     /// Moves what is damaged of a key out of the way.
     pub fn quarantine(&mut self, key: &Key) -> Result<Vec<Error>> {
         self.store.quarantine(key, &mut self.digests)
+    }
+
+    /// The user's own files a task reads, with the digests found when it was judged.
+    pub fn sources(&self, task: &Task, contents: &Contents) -> Vec<(PathBuf, String)> {
+        let named = task.inputs.iter().filter_map(|(text, target)| match target {
+            Target::Path { path, .. } => Some((path.clone(), contents.inputs.get(text)?.clone())),
+            Target::Output { .. } => None,
+        });
+        let files = self.files.get(&task.id).into_iter().flatten().map(|(_, path)| path.clone());
+        named.chain(files.zip(contents.files.iter().map(|(_, digest)| digest.clone()))).collect()
     }
 
     /// Writes down the digests it had to compute.
@@ -104,20 +121,25 @@ impl<'a> Judge<'a> {
 }
 
 /// What each reference of a task means to the process that runs it.
-pub fn inputs(plan: &Plan, store: &Store, task: &Task, results: &Results) -> Result<BTreeMap<String, Input>> {
-    let meaning = |target: &Target| -> Result<Input> {
-        match target {
-            Target::Path { path, .. } => {
-                Ok(Input { path: path.clone(), digest: store.digests().path(path)?, images: None })
-            }
-            Target::Output { task: from, port } => {
-                let output = object(results, *from, port)?;
-                let images = images(plan, store, *from, results)?;
-                Ok(Input { path: store.object_path(output), digest: output.digest.clone(), images })
-            }
-        }
+pub fn inputs(
+    plan: &Plan,
+    store: &Store,
+    task: &Task,
+    contents: &Contents,
+    results: &Results,
+) -> Result<BTreeMap<String, Input>> {
+    let meaning = |text: &String, target: &Target| -> Result<Input> {
+        let digest = contents.inputs.get(text).cloned().unwrap_or_default();
+        Ok(match target {
+            Target::Path { path, .. } => Input { path: absolute(path), digest, images: None },
+            Target::Output { task: from, port } => Input {
+                path: absolute(&store.object_path(object(results, *from, port)?)),
+                digest,
+                images: images(plan, store, *from, results)?,
+            },
+        })
     };
-    task.inputs.iter().map(|(text, target)| Ok((text.clone(), meaning(target)?))).collect()
+    task.inputs.iter().map(|(text, target)| Ok((text.clone(), meaning(text, target)?))).collect()
 }
 
 /// Where the images of a task's lists lie.

@@ -31,7 +31,7 @@ pub use reason::Reason;
 pub use survey::{Standing, State, survey};
 
 use crate::error::{Error, Result};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,12 +61,24 @@ impl Store {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
         }
+        store.sweep();
         let tag = folder.join("CACHEDIR.TAG");
         if !tag.exists() {
             let text = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache made by hashpipe; safe to delete.\n";
             std::fs::write(&tag, text).map_err(|e| Error::io("write", &tag, &e))?;
         }
         Ok(store)
+    }
+
+    /// Removes the work folders of processes that are gone. Where that cannot be told, they stay.
+    fn sweep(&self) {
+        let alive = |pid: &str| !Path::new("/proc/self").exists() || Path::new("/proc").join(pid).exists();
+        for entry in std::fs::read_dir(self.root.join("tmp")).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.split_once('-').is_some_and(|(pid, _)| !alive(pid)) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// A cache to be read only; it need not exist.
@@ -184,12 +196,16 @@ impl Store {
             .collect()
     }
 
-    /// Waits until no other process works on this key, and keeps them off until the lock is dropped.
-    pub fn lock(&self, key: &Key) -> Result<File> {
+    /// Keeps other processes off this key until the lock is dropped; `None` if another one has it. The lock is the
+    /// kernel's: it ends with the process that holds it.
+    pub fn try_lock(&self, key: &Key) -> Result<Option<File>> {
         let path = self.lock_path(key);
         let file = File::create(&path).map_err(|e| Error::io("make the lock", &path, &e))?;
-        file.lock().map_err(|e| Error::io("lock", &path, &e))?;
-        Ok(file)
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, &e)),
+        }
     }
 
     fn lock_path(&self, key: &Key) -> PathBuf {

@@ -1,7 +1,7 @@
 //! `hashpipe query`: the database images nearest to given ones. The reference's predict, with more than one answer.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Results, State, Store, inputs, survey};
+use crate::cache::{Judge, Results, State, Store, inputs, survey};
 use crate::dataset::{List, eval_pixels};
 use crate::error::{Error, Place, Result};
 use crate::model::{self, weights};
@@ -33,8 +33,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "STAGE")]
     stage: Option<String>,
     /// How many database images to show
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    top: usize,
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
     /// One line of JSON per image
     #[arg(long)]
     json: bool,
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         return Err(error);
     }
     for image in &arguments.images {
-        let found = database.search(image, arguments.top)?;
+        let found = database.search(image, arguments.top as usize)?;
         if arguments.json {
             print(&database.to_json(task, image, &found).to_string());
         } else {
@@ -147,7 +147,8 @@ impl Database {
                 .hint(format!("run `hashpipe run {}` first, with the same settings", plan.file.display())));
         }
         let results: Results = standings.into_iter().filter_map(|s| Some((s.task, s.action?))).collect();
-        let inputs = inputs(plan, store, task, &results)?;
+        let contents = Judge::new(plan, store).judge(task, &results)?.contents;
+        let inputs = inputs(plan, store, task, &contents, &results)?;
         let (model, list) = (input(task, &inputs, "model")?, input(task, &inputs, "list")?);
         let codes = results.get(&task.id).and_then(|action| action.outputs.get("codes"));
         let codes = codes.ok_or_else(|| Error::data(format!("`{}` has no codes", task.name)))?;

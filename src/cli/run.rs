@@ -1,7 +1,7 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Standing, State, Store, survey};
+use crate::cache::{Results, Standing, State, Store, survey};
 use crate::error::{Error, Place, Result};
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
@@ -80,14 +80,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let mut screen = screen(arguments.json);
     let outcome = schedule::run(&plan, &store, &options, &mut |event| screen.show(event))?;
     materialise(&plan, &store, &outcome.results, &output)?;
-    finish(&plan, &outcome, &output, arguments.json, screen.as_mut())?;
+    let summary = Summary::new(&plan, &everything(&plan, &store, &outcome), &output);
+    finish(&summary, &outcome, &output, arguments.json, screen.as_mut())?;
     Ok(outcome.exit_code())
 }
 
+/// The results of this run and of what lay outside of it, so that a part of a run does not make a part of a report.
+fn everything(plan: &Plan, store: &Store, outcome: &Outcome) -> Results {
+    let mut results = outcome.results.clone();
+    if outcome.states.count(schedule::State::Out) > 0 {
+        let all: Vec<TaskId> = plan.tasks.iter().map(|task| task.id).collect();
+        let cached = survey(plan, store, &all, &[]).into_iter().filter_map(|s| Some((s.task, s.action?)));
+        results.extend(cached);
+    }
+    results
+}
+
 /// Writes the report, shows the table if anything ran, and says the last line.
-fn finish(plan: &Plan, outcome: &Outcome, output: &Path, json: bool, screen: &mut dyn Screen) -> Result<()> {
+fn finish(summary: &Summary, outcome: &Outcome, output: &Path, json: bool, screen: &mut dyn Screen) -> Result<()> {
     use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
-    let summary = Summary::new(plan, &outcome.results, output);
     let mut place = String::new();
     if !summary.is_empty() {
         place = format!("; {}", summary.write()?.display());
@@ -180,7 +191,7 @@ fn needs(plan: &Plan, standings: &[Standing]) {
         }
         print(&format!("\n{} needs these files:", task.stage));
         told.push(wanted);
-        let paths = task.inputs.iter().filter_map(|(_, target)| match target {
+        let paths = task.inputs.values().filter_map(|target| match target {
             Target::Path { path, .. } => Some(("named in the pipeline".to_string(), path.clone())),
             Target::Output { .. } => None,
         });
@@ -204,8 +215,12 @@ fn needs(plan: &Plan, standings: &[Standing]) {
 }
 
 fn watch_for_interrupts() -> Result<()> {
+    /// Presses after which nothing is waited for any more: the tasks end with their runner.
+    const AT_ONCE: usize = 3;
     ctrlc::set_handler(|| {
-        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
+            std::process::exit(i32::from(crate::error::Kind::Interrupted.exit_code()));
+        }
     })
     .map_err(|e| Error::new(crate::error::Kind::Io, format!("cannot watch for Ctrl-C: {e}")))
 }

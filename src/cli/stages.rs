@@ -5,6 +5,7 @@ use crate::names::known_or_nearest;
 use crate::report::{print, table};
 use crate::stage::{self, Kind, Param, STAGES, Shape};
 use clap::Args;
+use serde_json::Value;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,24 +37,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         print(&format!("[{}.NAME]  {}", kind.name, kind.about));
         let mut rows = vec![];
         if let Shape::Table(params) = kind.shape() {
-            list(&params, "  ", &mut rows);
+            list(&params, "  ", None, &mut rows);
         }
         print(&table(&["  key", "default", "what it is"], &rows));
     }
     Ok(0)
 }
 
-/// Parameters as rows, those of a choice or table below it.
-fn list(params: &[Param], indent: &str, rows: &mut Vec<Vec<String>>) {
+/// Parameters as rows, those of a choice or table below it. `whole` is the default of the table they are in.
+fn list(params: &[Param], indent: &str, whole: Option<&Value>, rows: &mut Vec<Vec<String>>) {
     for param in params {
-        let default = match (&param.default, param.required) {
-            (_, true) => "needed".to_string(),
+        let own = whole.and_then(|whole| whole.get(&param.name)).or(param.default.as_ref());
+        let default = match (own, param.required) {
             (Some(value), _) if matches!(param.shape, Shape::Choice(_)) => {
                 value["name"].as_str().unwrap_or_default().to_string()
             }
-            (Some(serde_json::Value::Object(_)), _) => "as below".to_string(),
+            (Some(Value::Object(_)), _) => "as below".to_string(),
             (Some(value), _) => value.to_string(),
-            (None, _) => "none".to_string(),
+            (None, true) => "needed".to_string(),
+            (None, false) => "none".to_string(),
         };
         let expected = match &param.shape {
             Shape::Table(_) => "a table".to_string(),
@@ -62,12 +64,13 @@ fn list(params: &[Param], indent: &str, rows: &mut Vec<Vec<String>>) {
         let about = if param.about.is_empty() { expected } else { format!("{} ({expected})", param.about) };
         rows.push(vec![format!("{indent}{}", param.name), default, about]);
         match &param.shape {
-            Shape::Table(params) => list(params, &format!("{indent}  "), rows),
+            Shape::Table(params) => list(params, &format!("{indent}  "), own, rows),
             Shape::Choice(variants) => {
                 for variant in variants {
                     let name = format!("{indent}  name = \"{}\"", variant.name);
                     rows.push(vec![name, String::new(), variant.about.clone()]);
-                    list(&variant.params, &format!("{indent}    "), rows);
+                    let chosen = own.filter(|own| own["name"] == variant.name);
+                    list(&variant.params, &format!("{indent}    "), chosen, rows);
                 }
             }
             _ => {}

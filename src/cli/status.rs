@@ -3,7 +3,7 @@
 use super::{Folders, Over, plan};
 use crate::cache::{Action, State, Store, survey};
 use crate::error::Result;
-use crate::report::{age, plural, print, size, table};
+use crate::report::{self, age, plural, print, size, table};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -119,6 +119,6 @@ fn since(action: &Action) -> u64 {
 }
 
 fn metrics(action: &Action) -> String {
-    let metrics = action.metrics.iter().map(|(name, value)| format!("{name} {value:.4}"));
-    metrics.collect::<Vec<_>>().join("  ")
+    let figures = report::metrics(&action.metrics);
+    figures.iter().map(|(name, figure)| format!("{name} {figure}")).collect::<Vec<_>>().join("  ")
 }

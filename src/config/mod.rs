@@ -29,7 +29,7 @@ pub struct Request {
 
 /// A pipeline's settings, merged.
 pub struct Config {
-    /// The pipeline's name: its folder in `output/`.
+    /// The pipeline's name, with its profile if there is one: its folder in `output/`.
     pub name: String,
     pub file: PathBuf,
     /// Folder that relative paths are taken from, and that holds `cache/` and `output/`; empty for the present one.
@@ -44,7 +44,7 @@ pub struct Config {
 pub struct Limits {
     /// Most threads of one task.
     pub cpus: Option<usize>,
-    /// 0 keeps a task off the GPUs.
+    /// Most GPUs of one task: 0 keeps it off them.
     pub gpus: Option<usize>,
 }
 
@@ -68,6 +68,10 @@ impl Config {
         let mut config =
             Self { name: String::new(), file: request.file.clone(), project: project_of(&request.file)?, tree, layers };
         let mut errors = config.check_top();
+        if let Some(profile) = &request.profile {
+            // A pipeline of its own: neither its report nor its history takes the place of the full one's.
+            config.name = format!("{}-{profile}", config.name);
+        }
         errors.extend(config.fill_in_vars());
         match Error::all(errors) {
             Some(error) => Err(error),
@@ -153,7 +157,8 @@ impl Config {
     /// The variables, with those that name others filled in.
     fn resolve_vars(&self, errors: &mut Vec<Error>) -> Map<String, Value> {
         let mut vars = self.tree.get("vars").and_then(Value::as_object).cloned().unwrap_or_default();
-        // Each pass fills in one level; more levels than variables means that they go round in a circle.
+        // Each pass fills in one level. What still names a variable after as many passes as there are variables, goes
+        // round in a circle.
         for _ in 0..=vars.len() {
             let before = vars.clone();
             for (name, value) in &mut vars {
@@ -164,11 +169,13 @@ impl Config {
                 }
             }
             if vars == before {
-                return vars;
+                break;
             }
         }
         let circle = vars.iter().find(|(_, value)| value.as_str().is_some_and(|text| text.contains(OPEN)));
-        if let Some((name, _)) = circle {
+        if let Some((name, _)) = circle
+            && errors.is_empty()
+        {
             let place = self.place(&["vars", name], Mark::Value);
             errors.push(Error::input(format!("the variable `{name}` is defined by itself")).at(place));
         }
@@ -205,6 +212,34 @@ impl Config {
             }
             _ => {}
         }
+    }
+
+    /// Names in `[resources]` and `[obtain]` that no stage has.
+    pub fn unknown_subjects(&self, kinds: &[&str], ids: &[String]) -> Vec<Error> {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let tables = |key: &str| self.tree.get(key).and_then(Value::as_object).into_iter().flatten();
+        let mut errors = vec![];
+        for (name, _) in
+            tables("resources").filter(|(name, _)| !kinds.contains(&name.as_str()) && !ids.contains(&name.as_str()))
+        {
+            let known: Vec<&str> = kinds.iter().chain(&ids).copied().collect();
+            let error = Error::input(format!("`[resources]` speaks of `{name}`, which is no kind and no stage"));
+            errors.push(
+                error.at(self.place(&["resources", name], Mark::Key)).hint(known_or_nearest(name, &known, "names")),
+            );
+        }
+        for (kind, texts) in tables("obtain") {
+            for (name, text) in texts.as_object().into_iter().flatten() {
+                let (id, place) = (format!("{kind}.{name}"), self.place(&["obtain", kind, name], Mark::Key));
+                if !ids.contains(&id.as_str()) {
+                    let error = Error::input(format!("`[obtain]` speaks of `{id}`, which is no stage"));
+                    errors.push(error.at(place).hint(known_or_nearest(&id, &ids, "stages")));
+                } else if !text.is_string() {
+                    errors.push(Error::input(format!("`[obtain]` of `{id}` must be a string")).at(place));
+                }
+            }
+        }
+        errors
     }
 
     /// Top-level keys that are neither settings nor one of the given kinds.
@@ -300,11 +335,11 @@ fn profiles(layers: &[Layer], profile: &str) -> Result<Vec<Layer>> {
 
 /// The folder that holds `pipelines/`, if the file lies in one; otherwise the file's own folder.
 fn project_of(file: &Path) -> Result<PathBuf> {
-    let real = file.canonicalize().map_err(|e| Error::io("find", file, &e))?;
+    let real = std::path::absolute(file).map_err(|e| Error::io("find", file, &e))?;
     let pipelines = real.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "pipelines"));
     let project = pipelines.and_then(Path::parent).or(real.parent()).unwrap_or(Path::new("/"));
     // Short paths in messages: relative to where the user stands, if that is where the project is.
-    let here = std::env::current_dir().and_then(|here| here.canonicalize()).unwrap_or_default();
+    let here = std::env::current_dir().unwrap_or_default();
     Ok(if project == here { PathBuf::new() } else { project.to_path_buf() })
 }
 

@@ -54,18 +54,6 @@ impl List {
         self.items.is_empty()
     }
 
-    /// The labels as zeros and ones, `[len, classes]`, row-major.
-    pub fn multi_hot(&self) -> Vec<u8> {
-        let width = self.classes.len();
-        let mut out = vec![0; self.len() * width];
-        for (row, item) in self.items.iter().enumerate() {
-            for label in &item.labels {
-                out[row * width + *label as usize] = 1;
-            }
-        }
-        out
-    }
-
     /// Reads a list.
     ///
     /// # Errors
@@ -185,14 +173,6 @@ mod tests {
             list(rows).write(&path).unwrap();
             assert_eq!(List::read(&path).unwrap(), list(rows));
         }
-    }
-
-    #[test]
-    fn labels_become_ones() {
-        let digest = "0".repeat(64);
-        let item = |labels: &[u32]| Item { path: "x".into(), labels: labels.to_vec(), digest: digest.clone() };
-        let list = List { classes: ["a", "b", "c"].map(String::from).to_vec(), items: vec![item(&[0, 2]), item(&[])] };
-        assert_eq!(list.multi_hot(), [1, 0, 1, 0, 0, 0]);
     }
 
     #[test]

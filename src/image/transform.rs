@@ -19,17 +19,17 @@ pub struct Transform {
     pub crop: u32,
     /// Mean of red, green and blue, subtracted after scaling pixels to 0..1.
     #[serde(default = "imagenet_mean")]
-    pub mean: [f32; 3],
+    pub mean: [f64; 3],
     /// Standard deviation of red, green and blue, divided by.
     #[serde(default = "imagenet_std")]
-    pub std: [f32; 3],
+    pub std: [f64; 3],
 }
 
-fn imagenet_mean() -> [f32; 3] {
+fn imagenet_mean() -> [f64; 3] {
     [0.485, 0.456, 0.406]
 }
 
-fn imagenet_std() -> [f32; 3] {
+fn imagenet_std() -> [f64; 3] {
     [0.229, 0.224, 0.225]
 }
 
@@ -88,7 +88,7 @@ impl Transform {
     pub fn normalise(&self, hwc: &[u8], out: &mut [f32]) {
         let plane = hwc.len() / 3;
         for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);
             let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
             for (out, pixel) in out.iter_mut().zip(hwc.chunks_exact(3)) {
                 *out = table[usize::from(pixel[channel])];
@@ -196,8 +196,9 @@ mod tests {
         let transform = Transform::imagenet(8, 8);
         let mut out = vec![0.0; 6];
         transform.normalise(&[0, 128, 255, 255, 0, 1], &mut out);
-        let expected = [(0, 0), (255, 0), (128, 1), (0, 1), (255, 2), (1, 2)]
-            .map(|(value, channel)| (value as f32 / 255.0 - imagenet_mean()[channel]) / imagenet_std()[channel]);
+        let expected = [(0, 0), (255, 0), (128, 1), (0, 1), (255, 2), (1, 2)].map(|(value, channel)| {
+            (value as f32 / 255.0 - imagenet_mean()[channel] as f32) / imagenet_std()[channel] as f32
+        });
         assert_eq!(out, expected);
     }
 

@@ -29,6 +29,13 @@ pub fn encode(
     Ok(())
 }
 
+/// Logits of one image's pixels, `[3, side, side]`.
+pub fn logits(model: &HashModel, pixels: Vec<f32>) -> Result<Vec<f32>> {
+    let xs = model.images(pixels, 1, &Device::Cpu)?;
+    let logits = model.forward(&xs, Mode::Eval).map_err(tensor_error)?;
+    logits.flatten_all().and_then(|logits| logits.to_vec1()).map_err(tensor_error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,11 +71,4 @@ mod tests {
         let result = encode(&model, &Shapes::new(4, 16, 5), 2, &Device::Cpu, &mut sink);
         assert_eq!(result.unwrap_err().to_string(), "full");
     }
-}
-
-/// Logits of one image's pixels, `[3, side, side]`.
-pub fn logits(model: &HashModel, pixels: Vec<f32>) -> Result<Vec<f32>> {
-    let xs = model.images(pixels, 1, &Device::Cpu)?;
-    let logits = model.forward(&xs, Mode::Eval).map_err(tensor_error)?;
-    logits.flatten_all().and_then(|logits| logits.to_vec1()).map_err(tensor_error)
 }

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor, Var};
 pub(super) const HASH_LAYER: &str = "hash";
 
 /// The longest code: longer ones are typing errors, and a lying file must not make us allocate.
-const MAX_BITS: usize = 4096;
+const MAX_BITS: usize = 1024;
 
 /// What a forward pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -49,7 +49,14 @@ impl Walk<'_> {
                     self.wrong(shape, value, path);
                 }
                 for (i, value) in items.iter().enumerate() {
-                    self.below(item, value, path, &i.to_string());
+                    // A list in a list is no sweep: which of the two it should run over could only be guessed.
+                    path.push(i.to_string());
+                    if item.is_single() && value.is_array() {
+                        self.wrong(item, value, path);
+                    } else {
+                        self.value(item, value, path);
+                    }
+                    path.pop();
                 }
             }
             (Shape::Table(params), Value::Object(map)) => self.table(params, map, path, &[]),
@@ -65,7 +72,11 @@ impl Walk<'_> {
                         path.pop();
                     }
                 },
-                _ => self.wrong(shape, value, path),
+                Some(_) => self.wrong(shape, value, path),
+                None => {
+                    let error = Error::input(format!("`{}` needs `name`", path.join(".")));
+                    self.add(error.note(format!("expected {}", shape.expected())), path, Mark::Key);
+                }
             },
             (Shape::Map(item), Value::Object(map)) => {
                 for (key, value) in map {
@@ -106,7 +117,7 @@ impl Walk<'_> {
         }
     }
 
-    fn single(&mut self, shape: &Shape, value: &Value, path: &mut Vec<String>) {
+    fn single(&mut self, shape: &Shape, value: &Value, path: &[String]) {
         let within = |number: f64, min: &Option<f64>, max: &Option<f64>| {
             min.is_none_or(|min| number >= min) && max.is_none_or(|max| number <= max)
         };
@@ -126,7 +137,7 @@ impl Walk<'_> {
                 return;
             }
             (Shape::Ref, Value::String(text)) => {
-                self.found.refs.push((path.clone(), text.clone()));
+                self.found.refs.push((path.to_vec(), text.clone()));
                 true
             }
             _ => false,

@@ -13,7 +13,7 @@ use crate::names::{is_name, known_or_nearest};
 use crate::stage::{Kind, Ref, STAGES, Stage};
 use check::Found;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use target::Text;
 
@@ -93,8 +93,8 @@ impl Plan {
             .map(|task| task.id)
             .collect();
         if found.is_empty() {
-            let mut known: Vec<&str> = self.tasks.iter().flat_map(|t| [t.stage.as_str(), t.name.as_str()]).collect();
-            known.dedup();
+            let names = self.tasks.iter().flat_map(|task| [task.kind.name, task.stage.as_str(), task.name.as_str()]);
+            let known: Vec<&str> = names.collect::<BTreeSet<_>>().into_iter().collect();
             return Err(Error::input(format!("`{}` has no stage `{pattern}`", self.pipeline))
                 .hint(known_or_nearest(pattern, &known, "stages")));
         }
@@ -138,6 +138,7 @@ impl<'a> Planner<'a> {
                     .hint(format!("add a table such as `[lists.name]`; kinds: {}", kinds.join(", "))),
             );
         }
+        self.errors.extend(self.config.unknown_subjects(&kinds, &ids));
         let edges = self.edges(&sound, &ids);
         match graph::order(sound.len(), &edges) {
             Ok(order) => {
@@ -258,7 +259,7 @@ impl<'a> Planner<'a> {
         let parsed = match stage.kind.parse(&point.table) {
             Ok(parsed) => parsed,
             Err(e) => {
-                for e in e {
+                for e in *e {
                     let path = e.path.clone();
                     self.add(Error::input(e.kind.to_string()), stage, &path, Mark::Value);
                 }
@@ -266,9 +267,8 @@ impl<'a> Planner<'a> {
             }
         };
         let before = self.errors.len();
-        for (key, message) in parsed.stage.check() {
-            let path: Vec<String> = key.split('.').map(str::to_string).collect();
-            self.add(Error::input(message), stage, &path, Mark::Value);
+        for (key, error) in parsed.stage.check() {
+            self.add(error, stage, &[key.to_string()], Mark::Key);
         }
         let inputs = self.inputs(stage, &parsed.params, &point);
         if self.errors.len() > before {
@@ -300,7 +300,11 @@ impl<'a> Planner<'a> {
             let target = match (target::parse(&text), point.inputs.get(&text)) {
                 (Text::Output { port, stage: needed, .. }, Some(task)) => {
                     let ports = self.tasks[task.0].step.outputs();
-                    if !ports.contains(&port.as_str()) {
+                    if port.is_empty() {
+                        let error = Error::input(format!("`{needed}` is a stage: say which of its outputs"))
+                            .hint(format!("write \"{needed}/{}\"; its outputs: {}", ports[0], ports.join(", ")));
+                        self.add(error, stage, &path, Mark::Value);
+                    } else if !ports.contains(&port.as_str()) {
                         let error = Error::input(format!("`{needed}` has no output `{port}`"))
                             .hint(known_or_nearest(&port, &ports, "outputs"));
                         self.add(error, stage, &path, Mark::Value);

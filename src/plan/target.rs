@@ -20,7 +20,8 @@ pub(super) enum Text {
 /// Reads a reference. What looks like `kind.name/port` with a known kind is an output; `./` in front makes it a path.
 pub(super) fn parse(text: &str) -> Text {
     let path = || Text::Path(text.to_string());
-    let Some((head, port)) = text.rsplit_once('/') else { return path() };
+    // Without a slash it is a stage whose output was forgotten, if it looks like one.
+    let (head, port) = text.rsplit_once('/').unwrap_or((text, ""));
     let (stage, points) = head.split_once('@').unwrap_or((head, ""));
     let Some((kind, name)) = stage.split_once('.') else { return path() };
     if stage::find(kind).is_none() || !crate::names::is_name(name) {
@@ -46,6 +47,7 @@ mod tests {
             port: port.into(),
         };
         assert_eq!(parse("train.a/model"), output("train.a", &[], "model"));
+        assert_eq!(parse("train.a"), output("train.a", &[], ""));
         assert_eq!(parse("train.a@bits=64,seed=1/model"), output("train.a", &[("bits", "64"), ("seed", "1")], "model"));
         for path in ["data/weights.safetensors", "./train.a/model", "model.safetensors", "data.x/y"] {
             assert_eq!(parse(path), Text::Path(path.into()));

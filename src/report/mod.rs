@@ -9,7 +9,7 @@ mod tty;
 
 pub use outputs::materialise;
 pub use summary::Summary;
-pub use text::{age, count, duration, plural, size, table};
+pub use text::{age, count, duration, metrics, plural, size, table};
 
 use crate::event::Event;
 use std::io::{IsTerminal as _, Write as _};
@@ -28,7 +28,7 @@ pub fn screen(json: bool) -> Box<dyn Screen> {
     } else if std::io::stderr().is_terminal() {
         Box::new(tty::Tty::new())
     } else {
-        Box::new(plain::Plain::new(Box::new(|line| note(line))))
+        Box::new(plain::Plain::new(Box::new(note)))
     }
 }
 

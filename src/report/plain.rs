@@ -89,7 +89,8 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::Warning { task, text } => vec![head("warning", task, text)],
         Event::Done { task, key, seconds, metrics } => {
             let mut lines = vec![head("done", task, &format!("{key} in {}", duration(*seconds)))];
-            let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            let shown: Vec<String> =
+                super::metrics(metrics).iter().map(|(name, figure)| format!("{name} {figure}")).collect();
             if !shown.is_empty() {
                 lines.push(format!("        {}", shown.join("  ")));
             }
@@ -120,8 +121,7 @@ mod tests {
         for event in events {
             plain.show(event);
         }
-        let lines = lines.borrow().clone();
-        lines
+        lines.take()
     }
 
     #[test]

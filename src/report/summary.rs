@@ -4,7 +4,7 @@ use super::outputs::task_folder;
 use super::{duration, table};
 use crate::cache::{Results, write_aside};
 use crate::error::Result;
-use crate::plan::{Plan, Task, TaskId, point_text};
+use crate::plan::{Axes, Plan, Task, TaskId};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,11 +14,13 @@ pub struct Summary {
     pipeline: String,
     folder: PathBuf,
     rows: Vec<Row>,
+    /// Task and text of every warning that its result came with.
+    warnings: Vec<(String, String)>,
 }
 
 struct Row {
     task: String,
-    axes: BTreeMap<String, String>,
+    axes: Axes,
     metrics: BTreeMap<String, f64>,
     /// Kind of stage to the wall time of its tasks for this row, whenever they ran.
     seconds: BTreeMap<&'static str, f64>,
@@ -39,6 +41,7 @@ impl Summary {
             pipeline: plan.pipeline.clone(),
             folder: folder.to_path_buf(),
             rows: rows.into_iter().map(|(_, row)| row).collect(),
+            warnings: warnings(plan, results),
         }
     }
 
@@ -67,7 +70,7 @@ impl Summary {
         let cells = self.rows.iter().map(|row| {
             let mut cells: Vec<String> =
                 if several { vec![row.task.split('@').next().unwrap_or_default().into()] } else { vec![] };
-            cells.extend(axes.iter().map(|axis| row.axes.get(axis).cloned().unwrap_or_default()));
+            cells.extend(axes.iter().map(|axis| row.axes.get(axis).map_or(String::new(), value_text)));
             cells.extend(metrics.iter().map(|name| row.metrics.get(name).map_or(String::new(), |v| format!("{v:.4}"))));
             cells.extend(kinds.iter().map(|kind| row.seconds.get(kind).map_or(String::new(), |s| duration(*s))));
             cells.push(row.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "));
@@ -88,11 +91,17 @@ impl Summary {
         let rule: Vec<String> = heads.iter().map(|_| "---".to_string()).collect();
         let body: String = cells.iter().map(|cells| row(cells)).collect();
         format!(
-            "# {}\n\n{}{}{body}\nTimes are those of the tasks when they ran; shared tasks count in every row.\n",
+            "# {}\n\n{}{}{body}\nTimes are those of the tasks when they ran; shared tasks count in every row.\n{}",
             self.pipeline,
             row(&heads),
-            row(&rule)
+            row(&rule),
+            self.warnings_as_markdown()
         )
+    }
+
+    fn warnings_as_markdown(&self) -> String {
+        let items: String = self.warnings.iter().map(|(task, text)| format!("- {task}: {text}\n")).collect();
+        if items.is_empty() { items } else { format!("\n## To know\n\n{items}") }
     }
 
     /// The same for a script.
@@ -103,7 +112,7 @@ impl Summary {
                 "seconds": row.seconds, "files": row.files,
             })
         });
-        json!({ "event": "report", "pipeline": self.pipeline, "rows": rows.collect::<Vec<_>>() })
+        json!({ "event": "report", "pipeline": self.pipeline, "rows": rows.collect::<Vec<_>>(), "warnings": self.warnings })
     }
 
     /// Writes `report.md` and `report.json`, and gives the path of the former.
@@ -135,15 +144,28 @@ impl Row {
         if files.is_empty() {
             files.push(task_folder(folder, task));
         }
-        let axis = |(name, value): (&String, &Value)| (name.clone(), point_text(name, value).split_off(name.len() + 1));
         Self {
             task: task.name.clone(),
-            axes: task.axes.iter().map(axis).collect(),
+            axes: task.axes.clone(),
             metrics: results.get(&task.id).map(|action| action.metrics.clone()).unwrap_or_default(),
             seconds,
             files,
         }
     }
+}
+
+/// What the results came with that a person should know, whenever they were made.
+fn warnings(plan: &Plan, results: &Results) -> Vec<(String, String)> {
+    let of = |task: &Task| {
+        let texts = results.get(&task.id).map(|action| action.warnings.clone()).unwrap_or_default();
+        texts.into_iter().map(|text| (task.name.clone(), text)).collect::<Vec<_>>()
+    };
+    plan.tasks.iter().flat_map(of).collect()
+}
+
+/// A point's value without the quotes of a string.
+fn value_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
 /// Numbers by value, words by spelling.

@@ -1,5 +1,7 @@
 //! Numbers and tables as a person reads them.
 
+use std::collections::BTreeMap;
+
 /// A duration: `0.4s`, `12.3s`, `11m42s`, `3h05m`.
 pub fn duration(seconds: f64) -> String {
     if seconds < 59.95 {
@@ -48,6 +50,19 @@ pub fn count(n: u64) -> String {
 /// `1 stage`, `2 stages`.
 pub fn plural(n: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
+/// Figures with their names: what is measured first, what it is to be compared with last.
+pub fn metrics(metrics: &BTreeMap<String, f64>) -> Vec<(&str, String)> {
+    let mut figures: Vec<(&str, String)> =
+        metrics.iter().map(|(name, value)| (name.as_str(), figure(*value))).collect();
+    figures.sort_by_key(|(name, _)| (*name == "chance", !name.starts_with("mAP")));
+    figures
+}
+
+/// A figure: four digits behind the point, none for a count.
+fn figure(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() >= 2.0 { count(value.abs() as u64) } else { format!("{value:.4}") }
 }
 
 /// Columns as wide as their widest cell; those whose cells all begin with a digit stand to the right.

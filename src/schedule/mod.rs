@@ -9,7 +9,7 @@ mod worker;
 
 pub use state::{State, States};
 
-use crate::cache::{Judge, Key, Known, Line, Reason, Results, Store, file_name, inputs};
+use crate::cache::{Contents, Judge, Key, Known, Line, Reason, Results, Store, file_name, inputs};
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
@@ -99,6 +99,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
 /// A task that has to run.
 struct Waiting {
     key: Key,
+    contents: Contents,
     lines: Vec<Line>,
     reason: Reason,
 }
@@ -196,7 +197,7 @@ impl Run<'_> {
             }
         }
         self.states.set(id, State::Ready);
-        self.ready.insert(id, Waiting { key: verdict.key, lines: verdict.lines, reason });
+        self.ready.insert(id, Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason });
     }
 
     /// Starts ready tasks, those that most others wait for first.
@@ -227,7 +228,10 @@ impl Run<'_> {
 
     fn start(&mut self, id: TaskId, waiting: Waiting, share: Share) {
         let task = self.plan.task(id);
-        let inputs = match inputs(self.plan, self.store, task, &self.results) {
+        // The worker checks the files again when the task is done, and must not have to read them all for that.
+        let prepared =
+            self.judge.save().and_then(|()| inputs(self.plan, self.store, task, &waiting.contents, &self.results));
+        let inputs = match prepared {
             Ok(inputs) => inputs,
             Err(error) => {
                 self.slots.give_back(share);
@@ -242,7 +246,9 @@ impl Run<'_> {
             threads: share.threads,
             gpu: share.gpu,
         });
+        let sources = self.judge.sources(task, &waiting.contents);
         let mut order = Order::new(task, inputs, waiting.key, waiting.lines);
+        order.sources = sources;
         order.project.clone_from(&self.plan.project);
         order.log = self.log(id);
         order.share = share;

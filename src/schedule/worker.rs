@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a worker tells the loop.
 pub(super) enum Note {
@@ -42,6 +42,8 @@ pub(super) struct Order {
     pub(super) project: PathBuf,
     pub(super) log: PathBuf,
     pub(super) share: Share,
+    /// The user's own files it reads, with the digests that are in its key.
+    pub(super) sources: Vec<(PathBuf, String)>,
     /// Run even if the result appears meanwhile.
     pub(super) forced: bool,
 }
@@ -60,36 +62,89 @@ impl Order {
             project: PathBuf::new(),
             log: PathBuf::new(),
             share: Share { threads: 1, gpu: None },
+            sources: vec![],
             forced: false,
         }
+    }
+
+    /// A result made from files that changed meanwhile is not that of its key.
+    fn check_sources(&self, store: &Store) -> Result<()> {
+        let mut digests = store.digests();
+        for (path, before) in &self.sources {
+            if digests.path(path).ok().as_ref() != Some(before) {
+                return Err(Error::new(
+                    Kind::Changed,
+                    format!("`{}` changed while `{}` ran", path.display(), self.name),
+                )
+                .note("its result was thrown away")
+                .hint("run again once the file is no longer written to"));
+            }
+        }
+        Ok(())
     }
 }
 
 /// The line to a running task: its standard input. Closing it, as the runner's death does, ends the task too.
 #[derive(Clone, Default)]
-pub(super) struct Leash(Arc<Mutex<Option<ChildStdin>>>);
+pub(super) struct Leash(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    pipe: Option<ChildStdin>,
+    /// The last word said, which a process that starts later still has to hear.
+    said: Option<Word>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Stop,
+    Kill,
+}
 
 impl Leash {
     /// Asks the task to stop at the next opportunity, saving what it has.
     pub(super) fn stop(&self) {
-        self.say("stop\n");
+        self.say(Word::Stop);
     }
 
     /// Ends the task at once.
     pub(super) fn kill(&self) {
-        self.say("kill\n");
+        self.say(Word::Kill);
     }
 
-    fn say(&self, word: &str) {
-        let mut pipe = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(pipe) = pipe.as_mut() {
-            // A task that is gone already needs no word.
-            let _ = pipe.write_all(word.as_bytes()).and_then(|()| pipe.flush());
-        }
+    /// Whether the task was told to end.
+    fn is_pulled(&self) -> bool {
+        self.held().said.is_some()
+    }
+
+    fn say(&self, word: Word) {
+        let mut held = self.held();
+        held.said = Some(word);
+        held.pass_on();
     }
 
     fn hold(&self, pipe: Option<ChildStdin>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pipe;
+        let mut held = self.held();
+        held.pipe = pipe;
+        held.pass_on();
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn pass_on(&mut self) {
+        let word: &[u8] = match self.said {
+            Some(Word::Stop) => b"stop\n",
+            Some(Word::Kill) => b"kill\n",
+            None => return,
+        };
+        if let Some(pipe) = self.pipe.as_mut() {
+            // A task that is gone already needs no word.
+            let _ = pipe.write_all(word).and_then(|()| pipe.flush());
+        }
     }
 }
 
@@ -102,7 +157,7 @@ pub(super) fn work(store: &Store, order: &Order, leash: &Leash, notes: &Sender<N
 }
 
 fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) -> Result<Ended> {
-    let _lock = store.lock(&order.key)?;
+    let _lock = wait_for_lock(store, order, leash, notes)?;
     if !order.forced
         && store.action(&order.key).is_some()
         && let Lookup::Hit(action) = store.find(&order.key, &mut store.digests())
@@ -118,8 +173,10 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     let mut heard = listen(&mut child, order, notes);
     let status = child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))?;
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
-        return Err(error);
+        // However a task ends that was told to: it did not fail.
+        return Err(if leash.is_pulled() { Error::interrupted() } else { error });
     }
+    order.check_sources(store)?;
     let missing: Vec<&str> = order.outputs.iter().filter(|name| !job.outputs.join(name).exists()).copied().collect();
     if !missing.is_empty() {
         return Err(Error::new(Kind::Stage, format!("`{}` did not write `{}`", order.name, missing.join("`, `")))
@@ -140,6 +197,22 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     };
     store.commit(&action)?;
     Ok(Ended::Ran(action))
+}
+
+/// Keeps other processes off this key. Whoever holds it is making the very result that is wanted.
+fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) -> Result<File> {
+    const AGAIN: Duration = Duration::from_millis(50);
+    loop {
+        if let Some(lock) = store.try_lock(&order.key)? {
+            return Ok(lock);
+        }
+        if leash.is_pulled() {
+            return Err(Error::interrupted());
+        }
+        let note = "waits for another run that is making the same".to_string();
+        let _ = notes.send(Note::Said(order.id, Message::Progress { done: 0, total: 0, note }));
+        std::thread::sleep(AGAIN);
+    }
 }
 
 /// Lays out the task's folder and describes it in `task.json`.

@@ -6,6 +6,7 @@ use crate::model::{self, weights};
 use crate::retrieval::{self, Codes, Header, Provenance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// Codes of all images of a list: bit j is 1 where output j of the network is above 0.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +21,9 @@ pub(super) struct Encode {
     #[schemars(range(min = 1, max = 65_536))]
     batch: usize,
 }
+
+/// With fewer distinct codes than one for so many images, something has gone wrong in the training.
+const COLLAPSED: usize = 100;
 
 fn batch() -> usize {
     64
@@ -62,6 +66,12 @@ impl Stage for Encode {
         if zeros > 0 {
             cx.warn(format!(
                 "{zeros} outputs were exactly 0: their bits are 0, where the reference's sign(0) is neither"
+            ));
+        }
+        let distinct = (0..codes.len()).map(|i| codes.code(i)).collect::<HashSet<_>>().len();
+        if distinct * COLLAPSED < codes.len() {
+            cx.warn(format!(
+                "only {distinct} distinct codes among {total} images: the network tells hardly anything apart"
             ));
         }
         let transform = blake3::hash(serde_json::to_string(&card.transform)?.as_bytes()).to_hex().to_string();

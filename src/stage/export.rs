@@ -40,9 +40,12 @@ impl Stage for Export {
         vec![("files", "")]
     }
 
-    fn check(&self) -> Vec<(&'static str, String)> {
+    fn check(&self) -> Vec<(&'static str, Error)> {
         let odd = self.codes.keys().filter(|name| !is_name(name));
-        odd.map(|name| ("codes", format!("`{name}` cannot name a file: use letters, digits, `-` and `_`"))).collect()
+        odd.map(|name| {
+            ("codes", Error::input(format!("`{name}` cannot name a file")).hint("use letters, digits, `-` and `_`"))
+        })
+        .collect()
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {

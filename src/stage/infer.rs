@@ -1,7 +1,7 @@
 //! `[infer.*]`: single images through the exported files, compared with the trained network.
 
 use super::{Ctx, Describe, Ref, Stage};
-use crate::dataset::{List, eval_pixels};
+use crate::dataset::{Examples as _, Images, List};
 use crate::error::{Error, Kind, Result};
 use crate::model::{self, HashModel, weights};
 use crate::npy;
@@ -65,13 +65,15 @@ impl Stage for Infer {
         let (exported, _) = weights::load(&files.join(format!("weights_{}.safetensors", card.bits)), &Device::Cpu)?;
         let (codes, _) = retrieval::read(cx.path(&self.codes)?)?;
         let stored = read_codes(&files.join(format!("{}_code_{}.npy", self.exported_codes, card.bits)))?;
-        let (queries, root) = (List::read(cx.path(&self.list)?)?, cx.images(&self.list)?.to_path_buf());
+        let queries = List::read(cx.path(&self.list)?)?;
+        let images = Images::new(queries.clone(), cx.images(&self.list)?.to_path_buf(), card.transform);
         let database = List::read(cx.path(&self.database)?)?;
         let total = self.images.min(queries.items.len());
         let mut lines = String::new();
-        for (done, item) in queries.items.iter().take(total).enumerate() {
-            cx.step(done as u64, total as u64, || item.path.clone())?;
-            let pixels = eval_pixels(&card.transform, &root.join(&item.path))?;
+        let order = (0..total as u32).map(|index| vec![index]).collect();
+        for (item, batch) in queries.items.iter().zip(images.batches(order, None)) {
+            cx.step(0, total as u64, || item.path.clone())?;
+            let pixels = batch?.pixels;
             let ours = code(&trained, pixels.clone())?;
             let theirs = code(&exported, pixels)?;
             let (near, far) = (nearest(&codes, &ours)?, nearest(&stored, &theirs)?);

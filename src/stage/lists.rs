@@ -40,6 +40,10 @@ impl Stage for Lists {
         lists.into_iter().chain(self.makes_images().then_some(MADE)).collect()
     }
 
+    fn check(&self) -> Vec<(&'static str, Error)> {
+        self.source().check().err().map(|error| ("dataset", error)).into_iter().collect()
+    }
+
     fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
         self.source().files(project)
     }

@@ -19,7 +19,7 @@ pub use param::{Param, Shape, Variant};
 pub use reference::Ref;
 pub use registry::{Kind, Parsed, STAGES, find};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,8 +42,8 @@ pub trait Stage: Send + Sync {
         Resources { gpu: false }
     }
 
-    /// Faults that no single value shows, as (key, message).
-    fn check(&self) -> Vec<(&'static str, String)> {
+    /// Faults that no single value shows, each with the key it is about.
+    fn check(&self) -> Vec<(&'static str, Error)> {
         vec![]
     }
 

@@ -15,7 +15,7 @@ pub struct Kind {
     pub name: &'static str,
     pub version: u32,
     pub about: &'static str,
-    parse: fn(&Value) -> Result<Parsed, figment::Error>,
+    parse: fn(&Value) -> Result<Parsed, Box<figment::Error>>,
     schema: fn() -> Value,
 }
 
@@ -28,7 +28,7 @@ pub struct Parsed {
 
 impl Kind {
     /// Reads a parameter table; unknown keys and wrong types are errors that name the key.
-    pub fn parse(&self, table: &Value) -> Result<Parsed, figment::Error> {
+    pub fn parse(&self, table: &Value) -> Result<Parsed, Box<figment::Error>> {
         (self.parse)(table)
     }
 
@@ -49,7 +49,7 @@ pub fn find(name: &str) -> Option<&'static Kind> {
 }
 
 const fn kind<S: Describe>() -> Kind {
-    fn parse<S: Describe>(table: &Value) -> Result<Parsed, figment::Error> {
+    fn parse<S: Describe>(table: &Value) -> Result<Parsed, Box<figment::Error>> {
         let stage: S = Figment::from(Serialized::defaults(table)).extract()?;
         let params = serde_json::to_value(&stage).expect("parameters are plain data");
         Ok(Parsed { stage: Box::new(stage), params })

@@ -5,7 +5,7 @@ use crate::dataset::{Images, List};
 use crate::error::Error;
 use crate::image::Transform;
 use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
-use crate::model::loss::{LossSpec, hashnet::HashNet};
+use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
 use crate::model::{self, Recipe, Tick, weights};
@@ -120,15 +120,16 @@ impl Stage for Train {
         Resources { gpu: true }
     }
 
-    fn check(&self) -> Vec<(&'static str, String)> {
-        let mut faults = vec![];
-        if let Err(error) = self.transform.check() {
-            faults.push(("transform", error.message().to_string()));
-        }
-        if let Err(error) = self.backbone.builder().check(self.transform.crop as usize) {
-            faults.push(("transform", error.message().to_string()));
-        }
-        faults
+    fn check(&self) -> Vec<(&'static str, Error)> {
+        // Building them is cheap and asks every question that a training would ask later.
+        let sizes = Sizes { images: 1, classes: 1, bits: self.bits };
+        let checks = [
+            ("transform", self.transform.check()),
+            ("backbone", self.backbone.builder().check(self.transform.crop as usize)),
+            ("loss", self.loss.builder().build(sizes).map(|_| ())),
+            ("optimizer", self.optimizer.builder().build(&[]).map(|_| ())),
+        ];
+        checks.into_iter().filter_map(|(key, checked)| Some((key, checked.err()?))).collect()
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {

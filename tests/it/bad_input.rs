@@ -86,7 +86,7 @@ fn pipelines() {
         case(
             "a choice without its name",
             with("name = \"sgd\", ", ""),
-            &["`optimizer` cannot be a table", "`name` = \"sgd\""],
+            &["`optimizer` needs `name`", "`name` = \"sgd\""],
         ),
         case(
             "unknown word",
@@ -146,6 +146,32 @@ fn pipelines() {
             format!("extends = \"none.toml\"\n{PIPELINE}"),
             &["there is no pipeline file", "--> p.toml:1:11"],
         ),
+        case("a list in a list", with("[4, 8]", "[[4], [8]]"), &["`backbone.channels.0` cannot be a list"]),
+        case(
+            "an output forgotten",
+            with("lists.shapes/train", "lists.shapes"),
+            &["`lists.shapes` is a stage: say which of its outputs", "lists.shapes/train"],
+        ),
+        case(
+            "a loss that cannot work",
+            with("batch = 10", "loss = { name = \"hashnet\", alpha = 0 }"),
+            &["alpha", "--> p.toml:11:1"],
+        ),
+        case(
+            "parameters that contradict each other",
+            with("seed = 1", "train_in_database = true").replace("train = 24", "train = 25"),
+            &["cannot hold 25 training pictures", "--> p.toml:5:1"],
+        ),
+        case(
+            "resources of nothing",
+            format!("{PIPELINE}\n[resources]\ntrian = {{ cpus = 1 }}\n"),
+            &["`[resources]` speaks of `trian`", "did you mean `train`?"],
+        ),
+        case(
+            "help for nothing",
+            format!("{PIPELINE}\n[obtain.lists]\nshape = \"x\"\n"),
+            &["`[obtain]` speaks of `lists.shape`", "did you mean `lists.shapes`?"],
+        ),
         case(
             "bad resources",
             format!("{PIPELINE}\n[resources]\ntrain = {{ cups = 1 }}\n"),
@@ -179,7 +205,7 @@ fn pipelines() {
             what: "a GPU in a CPU build",
             text: PIPELINE.into(),
             more: &["--gpus", "1"],
-            says: &["built without CUDA", "--features cuda"],
+            says: &["built without CUDA", "leave out `--gpus`"],
         },
     ];
     for case in &cases {

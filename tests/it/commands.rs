@@ -148,6 +148,7 @@ fn exported_files_answer_as_the_trained_network_does() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped must say so")]
 fn the_reference_chain_runs_on_its_pictures() {
     let Some(folder) = crate::coco_lite() else {
         return println!("skipped: COCO's pictures are not here");

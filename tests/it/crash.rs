@@ -4,9 +4,9 @@ use crate::space::{PIPELINE, Space};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command};
 
-/// A pipeline whose training is long enough to be stopped in its middle.
+/// A pipeline whose training is long enough to be stopped in its middle: a second or two.
 fn long() -> String {
-    PIPELINE.replace("epochs = 1", "epochs = 12").replace("[8, 16]", "[8]")
+    PIPELINE.replace("epochs = 1", "epochs = 200").replace("[8, 16]", "[8]")
 }
 
 const TRAIN: &str = "train.net@bits=8";
@@ -53,7 +53,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     let space = Space::empty();
     space.write("p.toml", long());
     let mut run = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
-    wait_for_epoch(&mut run, 5);
+    wait_for_epoch(&mut run, 20);
     run.kill().unwrap();
     run.wait().unwrap();
     assert_clean(&space);

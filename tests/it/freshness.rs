@@ -52,7 +52,7 @@ fn what_changes_no_result_runs_nothing() {
     let moved = {
         let (head, tail) = PIPELINE.split_once("[evaluate.map]").unwrap();
         let (lists, rest) = head.split_once("[train.net]").unwrap();
-        format!("{}[evaluate.map]{tail}[train.net]{rest}", lists)
+        format!("{lists}[evaluate.map]{tail}[train.net]{rest}")
     };
     let spelt_out =
         PIPELINE.replace("epochs = 1\n", "epochs = 1\nseed = 0\nloss = { name = \"hashnet\", alpha = 1e-1 }\n");

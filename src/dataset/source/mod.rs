@@ -27,6 +27,11 @@ choices! {
 
 /// A source of labelled images. Paths in its parameters are relative to `project`.
 pub trait Source {
+    /// Whether the parameters make sense together.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The files that decide the result, as (name in the key, path on disk), sorted by name.
     ///
     /// Names do not depend on where the project or the images lie.

@@ -52,6 +52,20 @@ fn side() -> u32 {
 }
 
 impl Source for Shapes {
+    fn check(&self) -> Result<()> {
+        if self.train == 0 || self.query == 0 || self.database == 0 {
+            return Err(Error::input("`train`, `query` and `database` must each be at least 1"));
+        }
+        if !(24..=512).contains(&self.size) {
+            return Err(Error::input(format!("`size` is {}", self.size)).hint("it is in pixels, from 24 to 512"));
+        }
+        if self.train_in_database && self.database < self.train {
+            let message = format!("a `database` of {} cannot hold {} training pictures", self.database, self.train);
+            return Err(Error::input(message).hint("raise `database`, or set `train_in_database = false`"));
+        }
+        Ok(())
+    }
+
     fn files(&self, _project: &Path) -> Result<Vec<(String, PathBuf)>> {
         self.check().map(|()| vec![])
     }
@@ -82,20 +96,6 @@ impl Source for Shapes {
 }
 
 impl Shapes {
-    fn check(&self) -> Result<()> {
-        if self.train == 0 || self.query == 0 || self.database == 0 {
-            return Err(Error::input("`train`, `query` and `database` must each be at least 1"));
-        }
-        if !(24..=512).contains(&self.size) {
-            return Err(Error::input(format!("`size` is {}", self.size)).hint("it is in pixels, from 24 to 512"));
-        }
-        if self.train_in_database && self.database < self.train {
-            let message = format!("a `database` of {} cannot hold {} training pictures", self.database, self.train);
-            return Err(Error::input(message).hint("raise `database`, or set `train_in_database = false`"));
-        }
-        Ok(())
-    }
-
     /// Writes pictures `0..count` of a part; each depends on the seed, the part's name and its number only.
     fn make(
         &self,
