@@ -33,7 +33,7 @@ impl Tty {
             self.whole.enable_steady_tick(TICK);
         }
         let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
-        bar.set_style(style("{prefix:<32.32} {bar:20} {percent:>3}%  {msg} ({elapsed}, about {eta} left)"));
+        bar.set_style(style("{prefix:<28.28} {bar:12} {percent:>3}%  {elapsed} (-{eta})  {wide_msg}"));
         bar.set_prefix(task.to_string());
         bar.enable_steady_tick(TICK);
         self.tasks.insert(task.to_string(), bar);

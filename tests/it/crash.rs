@@ -11,18 +11,28 @@ fn long() -> String {
 
 const TRAIN: &str = "train.net@bits=8";
 
-/// Reads a run's events until one tells of the training's progress in this epoch or a later one.
-fn wait_for_epoch(run: &mut Child, epoch: usize) {
+/// Reads a run's events until the training's progress has a note like this.
+fn wait_for_note(run: &mut Child, wanted: impl Fn(&str) -> bool) {
     let lines = BufReader::new(run.stdout.take().unwrap()).lines();
     for line in lines.map_while(Result::ok) {
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let note = event["note"].as_str().unwrap_or_default();
-        let at = note.strip_prefix("epoch ").and_then(|rest| rest.split('/').next()?.parse::<usize>().ok());
-        if event["task"] == TRAIN && at.is_some_and(|at| at >= epoch) {
+        if event["task"] == TRAIN && event["note"].as_str().is_some_and(&wanted) {
             return;
         }
     }
-    panic!("the run ended before epoch {epoch}");
+    panic!("the run ended too early");
+}
+
+/// Waits until the training is in this epoch or a later one.
+fn wait_for_epoch(run: &mut Child, epoch: usize) {
+    wait_for_note(run, |note| {
+        let at = note.strip_prefix("epoch ").and_then(|rest| rest.split('/').next()?.parse::<usize>().ok());
+        at.is_some_and(|at| at >= epoch)
+    });
+}
+
+fn interrupt(run: &Child) {
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
 }
 
 /// The bytes of the trained model.
@@ -70,7 +80,7 @@ fn ctrl_c_stops_in_order_and_the_next_run_goes_on() {
     space.write("p.toml", long());
     let mut run = space.start(&["run", "p.toml", "--json"]);
     wait_for_epoch(&mut run, 3);
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    interrupt(&run);
     assert_eq!(run.wait().unwrap().code(), Some(130));
     assert_clean(&space);
     assert_eq!(std::fs::read_dir(space.path("cache/v1/tmp")).unwrap().count(), 0);
@@ -101,6 +111,52 @@ fn two_runs_at_once_share_the_work() {
     assert_eq!(second.tasks("done"), [""; 0]);
     assert_eq!(first.wait().unwrap().code(), Some(0));
     assert_eq!(model(&space), uninterrupted());
+}
+
+#[test]
+fn a_run_that_waits_for_another_can_be_interrupted() {
+    let space = Space::empty();
+    space.write("p.toml", long().replace("epochs = 200", "epochs = 100000"));
+    let mut first = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    wait_for_epoch(&mut first, 2);
+    let mut second = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    wait_for_note(&mut second, |note| note.starts_with("waits for another run"));
+    interrupt(&second);
+    assert_eq!(second.wait().unwrap().code(), Some(130));
+    interrupt(&first);
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn twice_ctrl_c_is_no_failure_either() {
+    let space = Space::empty();
+    space.write("p.toml", long().replace("epochs = 200", "epochs = 100000"));
+    let mut run = space.start(&["run", "p.toml", "--json"]);
+    wait_for_epoch(&mut run, 2);
+    interrupt(&run);
+    interrupt(&run);
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_result_made_from_a_file_that_changed_meanwhile_is_thrown_away() {
+    let weights = {
+        let space = Space::new();
+        space.run(&["--only", TRAIN]).ok();
+        model(&space)
+    };
+    let space = Space::empty();
+    space.write("p.toml", long().replace("batch = 10", "batch = 10\npretrained = \"w.safetensors\""));
+    space.write("w.safetensors", &weights);
+    let mut run = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    wait_for_epoch(&mut run, 2);
+    let mut other = weights;
+    let last = other.len() - 1;
+    other[last - 4] ^= 1;
+    space.write("w.safetensors", &other);
+    assert_eq!(run.wait().unwrap().code(), Some(4));
+    assert_clean(&space);
+    assert_eq!(space.run(&["--only", TRAIN]).ok().tasks("done"), [TRAIN]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `name = "shapes"`: pictures of coloured shapes, made from a seed, to try the whole system without a download.
 //!
-//! A class is a kind and a colour together ("red star"): neither is enough alone, and grey shapes of the same kinds
-//! stand in the background. A picture shows one to four labelled shapes, turned, squashed, textured, partly hidden,
+//! A class is a kind, a colour and a surface together ("patterned red star"): none is enough alone, and grey shapes
+//! stand in the background. A picture shows one to four labelled shapes, turned, squashed, partly hidden,
 //! under uneven light, with noise and JPEG's losses. About three in ten database images are relevant to a query.
 
 mod canvas;

@@ -3,21 +3,23 @@
 use super::canvas::{Canvas, Colour, Figure, Kind, Texture};
 use crate::seeded::Stream;
 
-/// Kinds and colours that make the classes, with how often they come: unevenly, as in life.
-const KINDS: [(Kind, &str, f64); 6] = [
-    (Kind::Circle, "circle", 0.30),
-    (Kind::Square, "square", 0.24),
-    (Kind::Triangle, "triangle", 0.17),
-    (Kind::Star, "star", 0.12),
-    (Kind::Ring, "ring", 0.09),
-    (Kind::Cross, "cross", 0.08),
+/// What makes the classes, with how often it comes: unevenly, as in life.
+const SURFACES: [(&[Texture], &str, f64); 2] =
+    [(&[Texture::Plain], "plain", 0.55), (&[Texture::Stripes, Texture::Dots, Texture::Checks], "patterned", 0.45)];
+const COLOURS: [(Hue, &str, f64); 3] = [
+    (Hue { degrees: [-10.0, 10.0], darkest: 0.55 }, "red", 0.50),
+    (Hue { degrees: [210.0, 245.0], darkest: 0.55 }, "blue", 0.30),
+    (Hue { degrees: [100.0, 145.0], darkest: 0.45 }, "green", 0.20),
 ];
-const COLOURS: [(Hue, &str, f64); 4] = [
-    (Hue { degrees: [-10.0, 10.0], darkest: 0.55 }, "red", 0.40),
-    (Hue { degrees: [210.0, 245.0], darkest: 0.55 }, "blue", 0.28),
-    (Hue { degrees: [100.0, 145.0], darkest: 0.45 }, "green", 0.18),
-    (Hue { degrees: [48.0, 60.0], darkest: 0.80 }, "yellow", 0.14),
+const KINDS: [(Kind, &str, f64); 4] = [
+    (Kind::Circle, "circle", 0.40),
+    (Kind::Square, "square", 0.28),
+    (Kind::Triangle, "triangle", 0.19),
+    (Kind::Star, "star", 0.13),
 ];
+
+/// Kinds of the grey shapes that are no class: the labelled ones, and two that never are.
+const UNLABELLED: [Kind; 6] = [Kind::Circle, Kind::Square, Kind::Triangle, Kind::Star, Kind::Ring, Kind::Cross];
 
 struct Hue {
     degrees: [f64; 2],
@@ -50,9 +52,15 @@ pub(super) struct Scene {
     noise: f32,
 }
 
-/// Names of the classes: every kind in every colour.
+/// Names of the classes: every kind in every colour with every surface.
 pub(super) fn classes() -> Vec<String> {
-    KINDS.iter().flat_map(|(_, kind, _)| COLOURS.iter().map(move |(_, colour, _)| format!("{colour} {kind}"))).collect()
+    let mut names = vec![];
+    for (_, kind, _) in KINDS {
+        for (_, colour, _) in COLOURS {
+            names.extend(SURFACES.map(|(_, surface, _)| format!("{surface} {colour} {kind}")));
+        }
+    }
+    names
 }
 
 impl Scene {
@@ -106,11 +114,14 @@ impl Lot<'_> {
         for _ in 0..=count {
             let kind = self.weighted(&KINDS.map(|(_, _, often)| often));
             let colour = self.weighted(&COLOURS.map(|(_, _, often)| often));
+            let surface = self.weighted(&SURFACES.map(|(_, _, often)| often));
+            let textures = SURFACES[surface].0;
+            let texture = textures[self.below(textures.len())];
             let radius = self.side * self.range(radii[0], radii[1]);
             let centre = self.place(radius, &figures);
             let tone = self.tone(&COLOURS[colour].0);
-            figures.push(self.figure(KINDS[kind].0, tone, centre, radius));
-            labels.push((kind * COLOURS.len() + colour) as u32);
+            figures.push(Figure { texture, ..self.figure(KINDS[kind].0, tone, centre, radius) });
+            labels.push(((kind * COLOURS.len() + colour) * SURFACES.len() + surface) as u32);
         }
         labels.sort_unstable();
         labels.dedup();
@@ -173,7 +184,7 @@ impl Lot<'_> {
             figures.push(self.strip(0.01, 0.05));
         }
         for _ in 0..self.below(3) {
-            let kind = KINDS[self.below(KINDS.len())].0;
+            let kind = UNLABELLED[self.below(UNLABELLED.len())];
             let (radius, centre, grey) = (self.side * self.range(0.1, 0.22), self.anywhere(), self.grey(0.08));
             figures.push(self.figure(kind, grey, centre, radius));
         }
@@ -282,7 +293,7 @@ mod tests {
     #[test]
     fn labels_name_what_is_painted_last() {
         assert_eq!(classes().len(), 24);
-        assert_eq!(classes()[13], "blue star");
+        assert_eq!(classes()[13], "patterned red triangle");
         for number in 0..50 {
             let scene = Scene::draw(&mut stream(1, "scene", &[number]), 64);
             assert!(scene.labels.iter().all(|label| (*label as usize) < 24));
