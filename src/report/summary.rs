@@ -27,6 +27,9 @@ struct Row {
     files: Vec<PathBuf>,
 }
 
+/// A row's text in one column.
+type Cell = Box<dyn Fn(&Row) -> String>;
+
 impl Summary {
     /// Gathers the rows from the results that are there.
     pub fn new(plan: &Plan, results: &Results, folder: &Path) -> Self {
@@ -49,34 +52,40 @@ impl Summary {
         self.rows.is_empty()
     }
 
-    fn heads_and_cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let all = |pick: fn(&Row) -> Vec<String>| -> Vec<String> {
-            let names: BTreeSet<String> = self.rows.iter().flat_map(pick).collect();
-            names.into_iter().collect()
-        };
-        let axes = all(|row| row.axes.keys().cloned().collect());
-        let mut metrics = all(|row| row.metrics.keys().cloned().collect());
+    /// The columns of the table: heading, and a row's cell.
+    fn columns(&self) -> Vec<(String, Cell)> {
+        let names = |pick: fn(&Row) -> Vec<&str>| -> BTreeSet<&str> { self.rows.iter().flat_map(pick).collect() };
+        let mut columns: Vec<(String, Cell)> = vec![];
+        if names(|row| vec![row.stage()]).len() > 1 {
+            columns.push(("stage".into(), Box::new(|row| row.stage().to_string())));
+        }
+        for axis in names(|row| row.axes.keys().map(String::as_str).collect()) {
+            let own = axis.to_string();
+            columns.push((axis.into(), Box::new(move |row| row.axes.get(&own).map_or(String::new(), value_text))));
+        }
+        let mut metrics: Vec<&str> =
+            names(|row| row.metrics.keys().map(String::as_str).collect()).into_iter().collect();
         // What is measured first, what it is to be compared with last.
-        metrics.sort_by_key(|name| (name == "chance", !name.starts_with("mAP"), name.clone()));
-        let kinds: Vec<&str> = crate::stage::STAGES.iter().map(|kind| kind.name).collect();
-        let kinds: Vec<&str> =
-            kinds.into_iter().filter(|kind| self.rows.iter().any(|row| row.seconds.contains_key(kind))).collect();
-        let several = self.rows.iter().map(|row| row.task.split('@').next()).collect::<BTreeSet<_>>().len() > 1;
-        let mut heads: Vec<String> = if several { vec!["stage".into()] } else { vec![] };
-        heads.extend(axes.iter().cloned());
-        heads.extend(metrics.iter().cloned());
-        heads.extend(kinds.iter().map(ToString::to_string));
-        heads.push("files".into());
-        let cells = self.rows.iter().map(|row| {
-            let mut cells: Vec<String> =
-                if several { vec![row.task.split('@').next().unwrap_or_default().into()] } else { vec![] };
-            cells.extend(axes.iter().map(|axis| row.axes.get(axis).map_or(String::new(), value_text)));
-            cells.extend(metrics.iter().map(|name| row.metrics.get(name).map_or(String::new(), |v| format!("{v:.4}"))));
-            cells.extend(kinds.iter().map(|kind| row.seconds.get(kind).map_or(String::new(), |s| duration(*s))));
-            cells.push(row.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "));
-            cells
-        });
-        (heads, cells.collect())
+        metrics.sort_by_key(|name| (*name == "chance", !name.starts_with("mAP")));
+        for metric in metrics {
+            let own = metric.to_string();
+            let cell = move |row: &Row| row.metrics.get(&own).map_or(String::new(), |value| format!("{value:.4}"));
+            columns.push((metric.into(), Box::new(cell)));
+        }
+        let seen = names(|row| row.seconds.keys().copied().collect());
+        for kind in crate::stage::STAGES.iter().map(|kind| kind.name).filter(|kind| seen.contains(kind)) {
+            let cell = move |row: &Row| row.seconds.get(kind).map_or(String::new(), |seconds| duration(*seconds));
+            columns.push((kind.into(), Box::new(cell)));
+        }
+        let files = |row: &Row| row.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
+        columns.push(("files".into(), Box::new(files)));
+        columns
+    }
+
+    fn heads_and_cells(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let columns = self.columns();
+        let cells = self.rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()).collect();
+        (columns.into_iter().map(|(head, _)| head).collect(), cells)
     }
 
     /// The table a person reads.
@@ -129,6 +138,11 @@ impl Summary {
 }
 
 impl Row {
+    /// The task's stage, without its point.
+    fn stage(&self) -> &str {
+        self.task.split('@').next().unwrap_or(&self.task)
+    }
+
     fn new(plan: &Plan, results: &Results, folder: &Path, task: &Task) -> Self {
         let mut related: BTreeSet<TaskId> = plan.graph.with_needs(&[task.id]).into_iter().collect();
         related.extend(plan.tasks.iter().filter(|other| other.axes == task.axes).map(|other| other.id));
