@@ -53,6 +53,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Without the line itself: `file:line`.
+    pub fn short(&self) -> String {
+        match self {
+            Self::File { file, line, .. } => format!("{file}:{line}"),
+            Self::Path(text) | Self::Argument(text) => text.clone(),
+        }
+    }
+
     /// The line with this number (from 1), marked from its first to its last visible character.
     pub fn line(file: &Path, line: usize, text: &str) -> Self {
         let column = text.chars().take_while(|c| c.is_whitespace()).count() + 1;

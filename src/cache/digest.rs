@@ -116,11 +116,21 @@ impl Digests {
 }
 
 /// blake3 of a file, in hexadecimal.
-pub(super) fn hash_file(path: &Path) -> Result<String> {
+fn hash_file(path: &Path) -> Result<String> {
     let mut file = std::fs::File::open(path).map_err(|e| Error::io("read", path, &e))?;
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut file, &mut hasher).map_err(|e| Error::io("read", path, &e))?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Digest of a file, or of a folder's names and contents, without any memo.
+pub(super) fn hash_path(path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        return hash_file(path);
+    }
+    let files = files_below(path)?;
+    let digests = files.par_iter().map(|name| hash_file(&path.join(name))).collect::<Result<Vec<_>>>()?;
+    Ok(digest_of_lines(files.iter().zip(&digests).map(|(name, digest)| [name.as_str(), digest.as_str()])))
 }
 
 /// Names of all files below a folder, relative, with `/`, sorted.

@@ -9,7 +9,7 @@
 //!     last/coco/train.hashnet@...   the key this task last had in this pipeline, for `status` and reasons
 //!     digests                       path, size, times, inode -> blake3: a memo, safe to delete
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs
-//!     tmp/<pid>-<n>/                written here, then renamed into place
+//!     tmp/<pid>-<n>/                written here, then renamed into place; `.lock` beside it is held meanwhile
 //!     damaged/                      moved here, never read
 //! ```
 //!
@@ -70,13 +70,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Removes the work folders of processes that are gone. Where that cannot be told, they stay.
+    /// Removes the work folders of processes that are gone: those whose lock can be had. Failing to costs space only.
     fn sweep(&self) {
-        let alive = |pid: &str| !Path::new("/proc/self").exists() || Path::new("/proc").join(pid).exists();
         for entry in std::fs::read_dir(self.root.join("tmp")).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.split_once('-').is_some_and(|(pid, _)| !alive(pid)) {
-                let _ = std::fs::remove_dir_all(entry.path());
+            let lock = entry.path();
+            let Some(folder) = lock.to_str().and_then(|path| path.strip_suffix(".lock")).map(PathBuf::from) else {
+                continue;
+            };
+            if File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+                let _ = std::fs::remove_dir_all(&folder);
+                let _ = std::fs::remove_file(&lock);
             }
         }
     }
@@ -134,8 +137,7 @@ impl Store {
             if found == object.digest {
                 continue;
             }
-            let aside = self.root.join("damaged").join(format!("{}-{}", object.digest, unique()));
-            std::fs::rename(&path, &aside).map_err(|e| Error::io("move away the damaged", &path, &e))?;
+            let aside = self.set_aside(&path, &object.digest)?;
             warnings.push(
                 Error::new(crate::error::Kind::Cache, format!("the cached output `{name}` is damaged and will not be used"))
                     .at(crate::error::Place::Path(path.display().to_string()))
@@ -145,6 +147,13 @@ impl Store {
             );
         }
         Ok(warnings)
+    }
+
+    /// Moves a damaged object to where nothing is read from.
+    fn set_aside(&self, path: &Path, digest: &str) -> Result<PathBuf> {
+        let aside = self.root.join("damaged").join(format!("{digest}-{}-{}", std::process::id(), unique()));
+        std::fs::rename(path, &aside).map_err(|e| Error::io("move away the damaged", path, &e))?;
+        Ok(aside)
     }
 
     /// Why a task with these key lines has to run, judged by its last run in this pipeline.
@@ -212,11 +221,20 @@ impl Store {
         self.root.join("scratch").join(format!("{key}.lock"))
     }
 
-    /// An empty folder to work in, gone when dropped.
-    pub fn workspace(&self) -> Result<tempfile::TempDir> {
+    /// An empty folder to work in, gone when dropped. Its lock is held until then, so that no other process takes it
+    /// for a leftover.
+    pub fn workspace(&self) -> Result<Workspace> {
         let tmp = self.root.join("tmp");
-        let prefix = format!("{}-", std::process::id());
-        tempfile::Builder::new().prefix(&prefix).tempdir_in(&tmp).map_err(|e| Error::io("make a folder in", &tmp, &e))
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempdir_in(&tmp)
+            .map_err(|e| Error::io("make a folder in", &tmp, &e))?;
+        // The lock is made under a name that is not swept, and shown only when it is held.
+        let (hidden, shown) = (folder.path().join("lock"), folder.path().with_extension("lock"));
+        let lock = File::create(&hidden).and_then(|file| file.lock().map(|()| file));
+        let lock = lock.and_then(|file| std::fs::rename(&hidden, &shown).map(|()| file));
+        let lock = lock.map_err(|e| Error::io("make the lock", &shown, &e))?;
+        Ok(Workspace { folder, shown, _lock: lock })
     }
 
     /// Moves the outputs a task left in `folder` into the cache.
@@ -234,17 +252,14 @@ impl Store {
         for file in &files {
             size += seal(file)?;
         }
-        let digest = if folder {
-            use rayon::prelude::*;
-            let digests = files.par_iter().map(|file| digest::hash_file(file)).collect::<Result<Vec<_>>>()?;
-            key::digest_of_lines(names.iter().zip(&digests).map(|(name, digest)| [name.as_str(), digest.as_str()]))
-        } else {
-            digest::hash_file(path)?
-        };
-        let object = Object { digest, size, folder };
+        let object = Object { digest: digest::hash_path(path)?, size, folder };
         let place = self.object_path(&object);
         if place.exists() {
-            return Ok(object);
+            // Not trusted for its name: what lies there may have been damaged since, and this is a good copy.
+            if digest::hash_path(&place).ok().as_ref() == Some(&object.digest) {
+                return Ok(object);
+            }
+            self.set_aside(&place, &object.digest)?;
         }
         let parent = place.parent().unwrap_or(&self.root);
         std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
@@ -266,6 +281,26 @@ impl Store {
         let _ = std::fs::remove_dir_all(self.scratch(&action.key));
         let _ = std::fs::remove_file(self.lock_path(&action.key));
         Ok(())
+    }
+}
+
+/// A folder to work in.
+pub struct Workspace {
+    folder: tempfile::TempDir,
+    shown: PathBuf,
+    _lock: File,
+}
+
+impl Workspace {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // The folder goes by itself, after this; a lock that is left is swept by the next run.
+        let _ = std::fs::remove_file(&self.shown);
     }
 }
 
@@ -316,6 +351,55 @@ fn short(digest: &str) -> &str {
 
 /// A task's name as a file name: what could be a path separator is written as `%` and its code.
 pub fn file_name(task: &str) -> String {
-    let safe = |c: char| c.is_alphanumeric() || "._@=,-+".contains(c);
-    task.chars().map(|c| if safe(c) { c.to_string() } else { format!("%{:x}", c as u32) }).collect()
+    /// File systems take 255 bytes; endings and prefixes need some of them.
+    const LONGEST: usize = 200;
+    let safe = |c: char| c.is_ascii_alphanumeric() || "._@=,-+".contains(c);
+    let name: String = task.chars().map(|c| if safe(c) { c.to_string() } else { format!("%{:x}", c as u32) }).collect();
+    if name.len() <= LONGEST {
+        return name;
+    }
+    let digest = blake3::hash(task.as_bytes()).to_hex();
+    format!("{}-{}", &name[..LONGEST - 17], &digest[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_safe_short_and_distinct() {
+        assert_eq!(file_name("train.net@bits=8"), "train.net@bits=8");
+        assert_eq!(file_name("a/b"), "a%2fb");
+        let [a, b] = ["x", "y"].map(|end| file_name(&format!("{}{end}", "é".repeat(300))));
+        assert!(a != b && a.len() <= 200);
+    }
+
+    #[test]
+    fn leftovers_are_swept_and_what_is_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let used = store.workspace().unwrap();
+        let left = store.root.join("tmp/1-left");
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.with_extension("lock"), "").unwrap();
+        Store::open(folder.path()).unwrap();
+        assert!(used.path().exists() && !left.exists() && !left.with_extension("lock").exists());
+        drop(used);
+        assert_eq!(std::fs::read_dir(store.root.join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_good_copy_takes_the_place_of_a_damaged_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let put = || {
+            let file = folder.path().join("x");
+            std::fs::write(&file, "good").unwrap();
+            store.put(&file).unwrap()
+        };
+        let path = store.object_path(&put());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "evil").unwrap();
+        assert_eq!(std::fs::read(store.object_path(&put())).unwrap(), b"good");
+    }
 }

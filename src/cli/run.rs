@@ -7,6 +7,7 @@ use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
 use crate::schedule::{self, INTERRUPTS, Options, Outcome};
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -42,17 +43,21 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// More than any machine has.
+const MOST_GPUS: usize = 1024;
+
 /// Slots of the GPUs to use.
 #[derive(Debug, Clone, Default)]
 struct Gpus(Vec<usize>);
 
 fn gpus(text: &str) -> Result<Gpus, String> {
-    let number =
-        |text: &str| text.trim().parse::<usize>().map_err(|_| "write a count, or numbers as in `0,2`".to_string());
-    match text.contains(',') {
-        true => text.split(',').filter(|part| !part.is_empty()).map(number).collect::<Result<_, _>>().map(Gpus),
-        false => Ok(Gpus((0..number(text)?).collect())),
-    }
+    let wrong = || format!("write a count up to {MOST_GPUS}, or numbers as in `0,2`");
+    let number = |text: &str| text.trim().parse().ok().filter(|n| *n <= MOST_GPUS).ok_or_else(wrong);
+    let numbers: BTreeSet<usize> = match text.contains(',') {
+        true => text.split(',').filter(|part| !part.trim().is_empty()).map(number).collect::<Result<_, _>>()?,
+        false => (0..number(text)?).collect(),
+    };
+    Ok(Gpus(numbers.into_iter().collect()))
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Exit with 3 if anything is not cached
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     check: bool,
 }
 

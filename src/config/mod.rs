@@ -58,7 +58,12 @@ impl Config {
         }
         layers.push(layer::env()?);
         for argument in &request.sets {
-            layers.push(layer::set(argument)?);
+            let layer = layer::set(argument)?;
+            if layer.value.get("extends").is_some() {
+                return Err(Error::input("`extends` can only be set in a file")
+                    .at(Place::Argument(format!("--set {argument}"))));
+            }
+            layers.push(layer);
         }
         let mut tree = Value::Object(Map::new());
         for layer in &layers {
@@ -246,6 +251,12 @@ impl Config {
     pub fn unknown_top_keys(&self, kinds: &[&str]) -> Vec<Error> {
         let known: Vec<&str> = kinds.iter().chain(TOP_KEYS).copied().collect();
         let unknown = self.tree.keys().filter(|key| !known.contains(&key.as_str()));
+        let plain = kinds.iter().filter(|kind| self.tree.get(**kind).is_some_and(|value| !value.is_object()));
+        let plain = plain.map(|kind| {
+            Error::input(format!("`{kind}` must be a table of stages"))
+                .at(self.place(&[kind], Mark::Key))
+                .hint(format!("write `[{kind}.some-name]` with its keys below"))
+        });
         unknown
             .map(|key| {
                 let what = if self.tree[key].is_object() { "unknown kind of stage" } else { "unknown key" };
@@ -255,6 +266,7 @@ impl Config {
                     if self.tree[key].is_object() { "kinds" } else { "keys" },
                 ))
             })
+            .chain(plain)
             .collect()
     }
 }
@@ -320,6 +332,12 @@ fn profiles(layers: &[Layer], profile: &str) -> Result<Vec<Layer>> {
         let Some(tables) = layer.value.get("profile").and_then(Value::as_object) else { continue };
         known.extend(tables.keys().cloned());
         if let Some(value) = tables.get(profile) {
+            if !value.is_object() || value.get("extends").is_some() {
+                let path = ["profile".to_string(), profile.to_string()];
+                return Err(Error::input(format!("the profile `{profile}` must be tables of values"))
+                    .at(source.place(&path, Mark::Key))
+                    .hint("a profile lies over one pipeline: it cannot extend another"));
+            }
             let prefix = vec!["profile".to_string(), profile.to_string()];
             found.push(Layer { origin: Origin::File { source: source.clone(), prefix }, value: value.clone() });
         }

@@ -94,7 +94,7 @@ impl OnDisk {
         })?;
         if blake3::hash(&bytes).to_hex().as_str() != item.digest {
             return Err(Error::new(Kind::Changed, format!("{named} has changed since it was listed"))
-                .hint("run again: the lists are then made anew"));
+                .hint("run again, and with `--force lists` if that does not help: the lists are then made anew"));
         }
         let image =
             decode(&bytes).map_err(|e| Error::data(format!("{named} cannot be decoded")).note(e.to_string()))?;

@@ -28,6 +28,7 @@ pub struct Step {
     pub every: NonZeroUsize,
     /// What the rate is multiplied by at each cut.
     #[serde(default = "half")]
+    #[schemars(range(min = 0))]
     pub factor: f64,
     /// Where the count starts.
     #[serde(default)]

@@ -51,6 +51,9 @@ pub fn save(path: &Path, model: &HashModel, card: &Card) -> anyhow::Result<()> {
 pub fn load(path: &Path, device: &Device) -> Result<(HashModel, Card)> {
     let file = TensorFile::open(path)?;
     let card = read_card(&file, path)?;
+    if let Err(fault) = card.transform.check() {
+        return Err(unfit(path).note(fault.message().to_string()));
+    }
     let mut source = |name: &str, shape: &[usize], _: Init| {
         if let Some(wrong) = mismatch(&file, name, shape) {
             return Err(unfit(path).note(wrong));

@@ -232,16 +232,16 @@ impl<'a> Planner<'a> {
 
     /// Plans the tasks of one stage; what it needs is planned already.
     fn unroll(&mut self, stage: &Sound) {
-        let known: Vec<sweep::Known> =
-            self.tasks.iter().map(|t| sweep::Known { id: t.id, stage: &t.stage, axes: &t.axes }).collect();
         // A stage whose inputs could not be planned has nothing to join with; the cause is told already.
         let missing = stage.found.refs.iter().any(|(_, text)| match target::parse(text) {
-            Text::Output { stage, .. } => !known.iter().any(|task| task.stage == stage),
+            Text::Output { stage, .. } => !self.tasks.iter().any(|task| task.stage == stage),
             Text::Path(_) => false,
         });
-        if missing {
+        if missing || self.check_points(stage) {
             return;
         }
+        let known: Vec<sweep::Known> =
+            self.tasks.iter().map(|t| sweep::Known { id: t.id, stage: &t.stage, axes: &t.axes }).collect();
         let mut refs: Vec<Vec<String>> =
             stage.found.refs.iter().map(|(path, _)| swept_path(path, &stage.found)).collect();
         refs.dedup();
@@ -253,6 +253,29 @@ impl<'a> Planner<'a> {
             }
             Err(fault) => self.add(Error::input(fault.message), stage, &fault.path, Mark::Value),
         }
+    }
+
+    /// Tells points of references that name no axis of the stage they pick from; whether there are any.
+    fn check_points(&mut self, stage: &Sound) -> bool {
+        let before = self.errors.len();
+        for (path, text) in &stage.found.refs {
+            let Text::Output { stage: needed, select, .. } = target::parse(text) else { continue };
+            let axes: Vec<String> = self
+                .tasks
+                .iter()
+                .find(|task| task.stage == needed)
+                .into_iter()
+                .flat_map(|t| t.axes.keys().cloned())
+                .collect();
+            for (axis, _) in select.iter().filter(|(axis, _)| !axes.contains(axis)) {
+                let known: Vec<&str> = axes.iter().map(String::as_str).collect();
+                let error = Error::input(format!("`{needed}` is not swept over `{axis}`"))
+                    .note("a point is picked as in \"train.name@bits=64/model\"")
+                    .hint(known_or_nearest(axis, &known, "axes"));
+                self.add(error, stage, path, Mark::Value);
+            }
+        }
+        self.errors.len() > before
     }
 
     fn task(&mut self, stage: &Sound, point: sweep::Point) {

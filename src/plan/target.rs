@@ -27,7 +27,9 @@ pub(super) fn parse(text: &str) -> Text {
     if stage::find(kind).is_none() || !crate::names::is_name(name) {
         return path();
     }
-    let select = points.split(',').filter_map(|point| point.split_once('='));
+    // A point without `=` keeps an empty value: no axis has it, and the plan says so.
+    let points = points.split(',').filter(|point| !point.trim().is_empty());
+    let select = points.map(|point| point.split_once('=').unwrap_or((point, "")));
     Text::Output {
         stage: stage.to_string(),
         select: select.map(|(axis, value)| (axis.trim().to_string(), value.trim().to_string())).collect(),

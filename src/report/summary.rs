@@ -145,7 +145,12 @@ impl Row {
 
     fn new(plan: &Plan, results: &Results, folder: &Path, task: &Task) -> Self {
         let mut related: BTreeSet<TaskId> = plan.graph.with_needs(&[task.id]).into_iter().collect();
-        related.extend(plan.tasks.iter().filter(|other| other.axes == task.axes).map(|other| other.id));
+        // What else was made of the very networks that are measured here.
+        let networks: Vec<TaskId> = related.iter().copied().filter(|id| plan.task(*id).kind.name == "train").collect();
+        let exports = plan.tasks.iter().filter(|other| other.kind.name == "export");
+        related.extend(
+            exports.map(|other| other.id).filter(|id| plan.graph.needs(*id).iter().any(|need| networks.contains(need))),
+        );
         let mut seconds = BTreeMap::new();
         let mut files = vec![];
         for id in related {

@@ -128,6 +128,10 @@ impl Run<'_> {
             self.judge_wanted();
             self.start_ready();
             if self.running.is_empty() {
+                // A task that could not even be started has changed what can be judged.
+                if self.states.count(State::Wanted) + self.states.count(State::Ready) > 0 {
+                    continue;
+                }
                 break;
             }
             // The time-out is only there to notice Ctrl-C.
@@ -186,7 +190,7 @@ impl Run<'_> {
             Known::Hit(_) => Reason::Forced,
             Known::Run(reason) => reason,
         };
-        if matches!(reason, Reason::Damaged { .. }) {
+        if matches!(reason, Reason::Damaged { .. } | Reason::Gone { .. }) {
             match self.judge.quarantine(&verdict.key) {
                 Ok(warnings) => {
                     for warning in warnings {

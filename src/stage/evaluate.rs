@@ -42,8 +42,18 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
-        let (queries, query_labels) = self.side(cx, &self.query_codes, &self.query_list)?;
-        let (database, database_labels) = self.side(cx, &self.database_codes, &self.database_list)?;
+        let (queries, query_labels, classes) = self.side(cx, &self.query_codes, &self.query_list)?;
+        let (database, database_labels, others) = self.side(cx, &self.database_codes, &self.database_list)?;
+        if classes != others {
+            return Err(Error::data(format!(
+                "`{}` and `{}` have other classes",
+                self.query_list.0, self.database_list.0
+            ))
+            .note(format!("{} classes: {}", classes.len(), shortened(&classes)))
+            .note(format!("{} classes: {}", others.len(), shortened(&others)))
+            .hint("relevance is a shared class: both lists must number the same classes in the same order")
+            .into());
+        }
         let k = if self.top_k == 0 { database.len() } else { self.top_k.min(database.len()) };
         let total = queries.len() as u64;
         let found = retrieval::evaluate(&queries, &database, &query_labels, &database_labels, Some(k), |done| {
@@ -87,8 +97,8 @@ impl Stage for Evaluate {
 }
 
 impl Evaluate {
-    /// Codes and labels of one side, which must be of the same images.
-    fn side(&self, cx: &mut Ctx, codes: &Ref, list: &Ref) -> Result<(Codes, Labels)> {
+    /// Codes, labels and classes of one side, which must be of the same images.
+    fn side(&self, cx: &mut Ctx, codes: &Ref, list: &Ref) -> Result<(Codes, Labels, Vec<String>)> {
         let (packed, header) = retrieval::read(cx.path(codes)?)?;
         let images = List::read(cx.path(list)?)?;
         let digest = cx.digest(list)?;
@@ -108,8 +118,15 @@ impl Evaluate {
         }
         let labels =
             Labels::from_indices(images.classes.len(), images.items.iter().map(|item| item.labels.as_slice()))?;
-        Ok((packed, labels))
+        Ok((packed, labels, images.classes))
     }
+}
+
+/// The first few names.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{more}", names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "))
 }
 
 /// One line of JSON per query.

@@ -71,8 +71,8 @@ impl Stage for Infer {
         let total = self.images.min(queries.items.len());
         let mut lines = String::new();
         let order = (0..total as u32).map(|index| vec![index]).collect();
-        for (item, batch) in queries.items.iter().zip(images.batches(order, None)) {
-            cx.step(0, total as u64, || item.path.clone())?;
+        for (done, (item, batch)) in (0..).zip(queries.items.iter().zip(images.batches(order, None))) {
+            cx.step(done, total as u64, || item.path.clone())?;
             let pixels = batch?.pixels;
             let ours = code(&trained, pixels.clone())?;
             let theirs = code(&exported, pixels)?;

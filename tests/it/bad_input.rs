@@ -146,6 +146,17 @@ fn pipelines() {
             format!("extends = \"none.toml\"\n{PIPELINE}"),
             &["there is no pipeline file", "--> p.toml:1:11"],
         ),
+        case(
+            "a point without its axis",
+            with("model = \"train.net/model\"", "model = \"train.net@8/model\""),
+            &["`train.net` is not swept over `8`", "train.name@bits=64/model"],
+        ),
+        case(
+            "a point of an axis that is none",
+            with("model = \"train.net/model\"", "model = \"train.net@bit=8/model\""),
+            &["`train.net` is not swept over `bit`", "did you mean `bits`?"],
+        ),
+        case("a kind that is no table", format!("infer = 3\n{PIPELINE}"), &["`infer` must be a table of stages"]),
         case("a list in a list", with("[4, 8]", "[[4], [8]]"), &["`backbone.channels.0` cannot be a list"]),
         case(
             "an output forgotten",

@@ -11,6 +11,10 @@ fn long() -> String {
 
 const TRAIN: &str = "train.net@bits=8";
 
+fn start(space: &Space, arguments: &[&str]) -> Started {
+    Started(space.start(arguments))
+}
+
 /// Reads a run's events until the training's progress has a note like this.
 fn wait_for_note(run: &mut Child, wanted: impl Fn(&str) -> bool) {
     let lines = BufReader::new(run.stdout.take().unwrap()).lines();
@@ -29,6 +33,28 @@ fn wait_for_epoch(run: &mut Child, epoch: usize) {
         let at = note.strip_prefix("epoch ").and_then(|rest| rest.split('/').next()?.parse::<usize>().ok());
         at.is_some_and(|at| at >= epoch)
     });
+}
+
+/// A started run that does not outlive its test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+impl std::ops::Deref for Started {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
 }
 
 fn interrupt(run: &Child) {
@@ -62,7 +88,7 @@ fn assert_clean(space: &Space) {
 fn a_killed_training_goes_on_to_the_same_bytes() {
     let space = Space::empty();
     space.write("p.toml", long());
-    let mut run = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    let mut run = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_epoch(&mut run, 20);
     run.kill().unwrap();
     run.wait().unwrap();
@@ -78,7 +104,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
 fn ctrl_c_stops_in_order_and_the_next_run_goes_on() {
     let space = Space::empty();
     space.write("p.toml", long());
-    let mut run = space.start(&["run", "p.toml", "--json"]);
+    let mut run = start(&space, &["run", "p.toml", "--json"]);
     wait_for_epoch(&mut run, 3);
     interrupt(&run);
     assert_eq!(run.wait().unwrap().code(), Some(130));
@@ -104,7 +130,7 @@ fn the_same_seed_gives_the_same_bytes_with_any_number_of_threads() {
 fn two_runs_at_once_share_the_work() {
     let space = Space::empty();
     space.write("p.toml", long());
-    let mut first = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    let mut first = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_epoch(&mut first, 2);
     // It waits for the first one's training and takes its result.
     let second = space.run(&["--only", TRAIN]).ok();
@@ -117,9 +143,9 @@ fn two_runs_at_once_share_the_work() {
 fn a_run_that_waits_for_another_can_be_interrupted() {
     let space = Space::empty();
     space.write("p.toml", long().replace("epochs = 200", "epochs = 100000"));
-    let mut first = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    let mut first = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_epoch(&mut first, 2);
-    let mut second = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    let mut second = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_note(&mut second, |note| note.starts_with("waits for another run"));
     interrupt(&second);
     assert_eq!(second.wait().unwrap().code(), Some(130));
@@ -131,7 +157,7 @@ fn a_run_that_waits_for_another_can_be_interrupted() {
 fn twice_ctrl_c_is_no_failure_either() {
     let space = Space::empty();
     space.write("p.toml", long().replace("epochs = 200", "epochs = 100000"));
-    let mut run = space.start(&["run", "p.toml", "--json"]);
+    let mut run = start(&space, &["run", "p.toml", "--json"]);
     wait_for_epoch(&mut run, 2);
     interrupt(&run);
     interrupt(&run);
@@ -148,7 +174,7 @@ fn a_result_made_from_a_file_that_changed_meanwhile_is_thrown_away() {
     let space = Space::empty();
     space.write("p.toml", long().replace("batch = 10", "batch = 10\npretrained = \"w.safetensors\""));
     space.write("w.safetensors", &weights);
-    let mut run = space.start(&["run", "p.toml", "--json", "--only", TRAIN]);
+    let mut run = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_epoch(&mut run, 2);
     let mut other = weights;
     let last = other.len() - 1;

@@ -7,9 +7,9 @@ use rayon::prelude::*;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Faulty images shown in full, and of the others those that are named.
+/// Faulty images shown in full, and how many of the others get a line of their own.
 const SHOWN: usize = 5;
-const NAMED: usize = 20;
+const LISTED: usize = 1000;
 /// Images between two calls of `progress`.
 const CHUNK: usize = 256;
 
@@ -71,15 +71,20 @@ fn report(root: &Path, paths: &[&str], place: &dyn Fn(usize) -> Place, faults: &
     });
     let mut shown: Vec<Error> = shown.collect();
     let mut last = shown.pop()?;
-    if let rest @ [_, ..] = &faults[shown.len() + 1..] {
-        let named: Vec<_> = rest.iter().take(NAMED).map(|(i, _)| format!("`{}`", paths[*i])).collect();
-        let unnamed = match rest.len() - named.len() {
-            0 => String::new(),
-            more => format!(" and {more} others"),
-        };
-        last = last.note(format!("{} more images cannot be used: {}{unnamed}", rest.len(), named.join(", ")));
-    }
     let nothing_there = faults.len() == paths.len() && faults.iter().all(|(_, fault)| matches!(fault, Fault::Missing));
+    let rest = &faults[shown.len() + 1..];
+    // A wrong folder is one fault and not as many as there are images.
+    let listed = if nothing_there { 0 } else { rest.len().min(LISTED) };
+    for (i, fault) in &rest[..listed] {
+        let what = match fault {
+            Fault::Missing => "is missing",
+            Fault::Broken(words) => words,
+        };
+        last = last.note(format!("{}: `{}`: {what}", place(*i).short(), paths[*i]));
+    }
+    if rest.len() > listed {
+        last = last.note(format!("and {} more images", rest.len() - listed));
+    }
     last = last.note(format!("{} of {} images are at fault", faults.len(), paths.len()));
     let hint = match nothing_there {
         true => format!("not one image is there: is `{}` the right folder?", root.display()),
@@ -94,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_faults_are_shown_and_the_rest_is_counted() {
+    fn five_faults_are_shown_in_full_and_the_others_with_a_line_each() {
         let folder = tempfile::tempdir().unwrap();
         let names: Vec<String> = (0..40).map(|i| format!("{i:02}.jpg")).collect();
         let paths: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -107,8 +112,8 @@ mod tests {
         for expected in [
             "error: image `00.jpg` is missing\n  --> entry 0\n",
             "error: image `01.jpg` cannot be read\n  --> entry 1\nnote: not a JPEG, PNG, BMP, GIF, TIFF or WebP image\n",
-            "note: 35 more images cannot be used: `05.jpg`, `06.jpg`",
-            "`24.jpg` and 15 others\n",
+            "note: entry 5: `05.jpg`: not a JPEG",
+            "note: entry 39: `39.jpg`: not a JPEG",
             "note: 40 of 40 images are at fault\nhint: replace the files",
         ] {
             assert!(shown.contains(expected), "{expected} in\n{shown}");
