@@ -2,7 +2,7 @@
 
 use super::{Folders, Over, plan};
 use crate::cache::{Action, State, Store, survey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::{self, age, plural, print, size, table};
 use clap::Args;
 use serde_json::json;
@@ -31,6 +31,9 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     match &arguments.file {
         Some(file) => one(arguments, file),
+        None if arguments.over.profile.is_some() || !arguments.over.sets.is_empty() => {
+            Err(Error::input("`--profile` and `--set` need a pipeline").hint("write `hashpipe status FILE`"))
+        }
         None => {
             let folder = arguments.folders.cache.clone().unwrap_or_else(|| PathBuf::from("cache"));
             all(&folder, arguments.json);

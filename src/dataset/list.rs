@@ -59,6 +59,10 @@ impl List {
     /// # Errors
     /// A file that is no list or one of another version, and broken rows, each with its line.
     pub fn read(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::data(format!("`{}` is a folder and not a list", path.display()))
+                .hint("a list is an output such as \"lists.name/train\"; \"lists.name/images\" holds the pictures"));
+        }
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read list", path, &e))?;
         let mut lines = text.lines();
         let classes = read_header(path, lines.next().unwrap_or_default())?;

@@ -367,6 +367,15 @@ fn weights() {
 }
 
 #[test]
+fn pictures_are_no_list() {
+    let space = Space::empty();
+    space.write("p.toml", with("lists.shapes/train", "lists.shapes/images"));
+    let ended = space.hashpipe(&["run", "p.toml"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("is a folder and not a list"), "{}", ended.stderr);
+}
+
+#[test]
 fn codes_of_another_list_are_refused() {
     let space = Space::empty();
     space.write("p.toml", with("query_list = \"lists.shapes/query\"", "query_list = \"lists.shapes/train\""));
