@@ -200,7 +200,7 @@ impl CustomOp3 for Conv2d {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, close, gradients, on_threads, tensor};
+    use crate::kernel::testing::{agree, check_gradients, gradients, on_threads, tensor};
     use candle_core::Var;
 
     /// Batch, channels, height, width, filters, kernel, stride, padding: AlexNet's kinds, and odd ones.
@@ -233,10 +233,7 @@ mod tests {
                 let plain = vars[0].conv2d(&vars[1], padding, stride, 1, 1).unwrap();
                 let plain = plain.broadcast_add(&vars[2].reshape((1, m, 1, 1)).unwrap()).unwrap();
                 let plain = if relu { plain.relu().unwrap() } else { plain };
-                close(&ours, &plain, 1e-5);
-                for (ours, plain) in gradients(&ours, &vars).iter().zip(gradients(&plain, &vars)) {
-                    close(ours, &plain, 1e-4);
-                }
+                agree(&ours, &plain, &vars, 1e-4);
             }
         }
     }

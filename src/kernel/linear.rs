@@ -116,7 +116,7 @@ impl CustomOp3 for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, close, gradients, on_threads, tensor};
+    use crate::kernel::testing::{agree, check_gradients, gradients, on_threads, tensor};
     use candle_core::Var;
 
     const SHAPES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 70, 16), (17, 33, 300), (5, 530, 18), (64, 20, 257)];
@@ -133,10 +133,7 @@ mod tests {
                 let ours = vars[0].apply_op3(&vars[1], &vars[2], Linear { relu }).unwrap();
                 let plain = vars[0].matmul(&vars[1].t().unwrap()).unwrap().broadcast_add(&vars[2]).unwrap();
                 let plain = if relu { plain.relu().unwrap() } else { plain };
-                close(&ours, &plain, 1e-5);
-                for (ours, plain) in gradients(&ours, &vars).iter().zip(gradients(&plain, &vars)) {
-                    close(ours, &plain, 1e-5);
-                }
+                agree(&ours, &plain, &vars, 1e-5);
             }
         }
     }

@@ -37,6 +37,14 @@ pub(super) fn gradients(ys: &Tensor, vars: &[Var]) -> Vec<Tensor> {
     vars.iter().map(|v| grads.get(v).unwrap().clone()).collect()
 }
 
+/// Compares an operation's numbers with candle's, to 1e-5, and its gradients.
+pub(super) fn agree(ours: &Tensor, plain: &Tensor, vars: &[Var], tolerance: f32) {
+    close(ours, plain, 1e-5);
+    for (ours, plain) in gradients(ours, vars).iter().zip(gradients(plain, vars)) {
+        close(ours, &plain, tolerance);
+    }
+}
+
 /// Compares gradients with central differences, along a random direction for each variable.
 pub(super) fn check_gradients<const N: usize>(vars: &[Var; N], apply: impl Fn(&[Var; N]) -> Tensor) {
     const STEP: f64 = 1e-2;
