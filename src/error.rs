@@ -21,13 +21,26 @@ pub enum Kind {
     Cache,
     /// A file could not be read or written.
     Io,
+    /// A stage gave something other than it promised.
+    Contract,
+    /// Another process is at work on the same, and this one was told not to wait.
+    Busy,
     /// Stopped by the user.
     Interrupted,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Input, Self::Data, Self::Stage, Self::Changed, Self::Cache, Self::Io, Self::Interrupted];
+    const ALL: [Self; 9] = [
+        Self::Input,
+        Self::Data,
+        Self::Stage,
+        Self::Changed,
+        Self::Cache,
+        Self::Io,
+        Self::Contract,
+        Self::Busy,
+        Self::Interrupted,
+    ];
 
     /// The process's exit code, as documented in README.md.
     pub fn exit_code(self) -> u8 {
@@ -36,6 +49,8 @@ impl Kind {
             Self::Input | Self::Data => 2,
             Self::Changed => 4,
             Self::Cache => 5,
+            Self::Contract => 7,
+            Self::Busy => 75,
             Self::Interrupted => 130,
         }
     }

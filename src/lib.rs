@@ -9,6 +9,7 @@ pub mod choices;
 pub mod device;
 pub mod error;
 pub mod names;
+pub mod process;
 pub mod seeded;
 
 // The domain: knows nothing of pipelines.

@@ -1,9 +1,9 @@
 //! Whether a task's result is there, and if not, why: the one code path behind `run`, `status` and `--dry-run`.
 
-use super::{Action, Contents, Digests, Key, Line, Lookup, Reason, Store, key, lines};
-use crate::error::{Error, Result};
+use super::{Action, Attempt, Contents, Digests, End, Journal, Key, Known, Line, Lookup, Made, Reason, Store, differences, key, lines};
+use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
-use crate::stage::{Images, Input};
+use crate::stage::{Fact, Images, Input};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,12 @@ pub struct Judge<'a> {
     plan: &'a Plan,
     store: &'a Store,
     digests: Digests,
+    /// What became of the pipeline's tasks before.
+    pub journal: Journal,
     /// Files each task reads beyond its references, found once.
     files: HashMap<TaskId, Vec<(String, PathBuf)>>,
+    /// Where the programs lie that commands name.
+    programs: HashMap<String, PathBuf>,
 }
 
 /// What is known of a task whose inputs are all there.
@@ -22,43 +26,56 @@ pub struct Verdict {
     /// What its inputs hold.
     pub contents: Contents,
     pub lines: Vec<Line>,
-    pub state: Known,
+    pub state: Found,
 }
 
 /// Whether a result can be reused.
-pub enum Known {
-    Hit(Action),
+pub enum Found {
+    Hit(Made),
+    /// There was a result; its bytes are gone. What it was is still known.
+    Evicted(Made, Reason),
     Run(Reason),
 }
 
 /// Results of the tasks judged or run so far.
-pub type Results = HashMap<TaskId, Action>;
+pub type Results = HashMap<TaskId, Made>;
+
+/// Records of tasks, for whoever shows what was measured.
+pub type Actions = HashMap<TaskId, Action>;
 
 impl<'a> Judge<'a> {
     pub fn new(plan: &'a Plan, store: &'a Store) -> Self {
-        Self { plan, store, digests: store.digests(), files: HashMap::new() }
+        Self {
+            plan,
+            store,
+            digests: store.digests(),
+            journal: store.journal(&plan.pipeline),
+            files: HashMap::new(),
+            programs: HashMap::new(),
+        }
     }
 
-    /// Finds the files of a task; everything that is missing is said at once.
+    /// What became of the pipeline's tasks before.
+    pub fn known(&self) -> &Known {
+        &self.journal.known
+    }
+
+    /// Finds the files and programs of a task; everything that is missing is said at once.
     pub fn check_files(&mut self, task: &Task) -> Result<()> {
         if self.files.contains_key(&task.id) {
             return Ok(());
         }
         let missing = task.inputs.iter().filter_map(|(text, target)| match target {
-            Target::Path { path, place } if !path.exists() => Some(
-                Error::data(format!("`{text}` of `{}` does not exist", task.name))
-                    .at(place.clone())
-                    .note(format!("looked for `{}`", path.display()))
-                    .hint(
-                        task.obtain
-                            .as_deref()
-                            .map(|text| text.trim().to_string())
-                            .unwrap_or_else(|| "correct the path, or put the file there".into()),
-                    ),
-            ),
+            Target::Path { path } if !path.exists() => Some(self.missing(task, text, path)),
             _ => None,
         });
-        if let Some(error) = Error::all(missing.collect()) {
+        let mut errors: Vec<Error> = missing.collect();
+        for fact in task.step.facts() {
+            if let Fact::Program(word) = fact {
+                errors.extend(self.program(task, &word).err());
+            }
+        }
+        if let Some(error) = Error::all(errors) {
             return Err(error);
         }
         let files = task.step.files(&self.plan.project).map_err(|e| match &task.obtain {
@@ -69,32 +86,116 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
+    fn missing(&self, task: &Task, text: &str, path: &Path) -> Error {
+        let hint = task.obtain.as_deref().map(|text| text.trim().to_string());
+        Error::data(format!("`{text}` of `{}` does not exist", task.name))
+            .at(self.plan.place_of_ref(task, text))
+            .note(format!("looked for `{}`", path.display()))
+            .hint(hint.unwrap_or_else(|| "correct the path, or put the file there".into()))
+    }
+
+    /// Where the program lies that a command names.
+    fn program(&mut self, task: &Task, word: &str) -> Result<PathBuf> {
+        if let Some(path) = self.programs.get(word) {
+            return Ok(path.clone());
+        }
+        let found = match word.contains('/') {
+            true => Some(self.plan.project.join(word)).filter(|path| path.is_file()),
+            false => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+                .map(|folder| folder.join(word))
+                .find(|path| is_program(path)),
+        };
+        let Some(path) = found.and_then(|path| path.canonicalize().ok()) else {
+            let hint = match word.contains('/') {
+                true => "paths of programs are taken from the project folder",
+                false => "install it, or correct `PATH`",
+            };
+            return Err(Error::data(format!("there is no program `{word}`"))
+                .at(self.plan.place(task, "run", crate::config::Mark::Value))
+                .hint(hint));
+        };
+        self.programs.insert(word.to_string(), path.clone());
+        Ok(path)
+    }
+
     /// Judges a task; `results` holds those of all it needs.
     pub fn judge(&mut self, task: &Task, results: &Results) -> Result<Verdict> {
         let contents = self.contents(task, results)?;
         let lines = lines(task, &contents);
         let key = key(&lines);
-        let state = match self.store.find(&key, &mut self.digests) {
-            Lookup::Hit(action) => Known::Hit(action),
-            Lookup::Lost(reason) => Known::Run(reason),
-            Lookup::Miss => Known::Run(self.store.reason(&self.plan.pipeline, &task.name, &lines)),
+        let state = if task.step.is_cached() {
+            match self.find(task, &key) {
+                Lookup::Hit(made) => Found::Hit(made),
+                Lookup::Lost(made, reason) => Found::Evicted(made, reason),
+                Lookup::Miss => Found::Run(self.reason(&task.name, &key, &lines)),
+            }
+        } else {
+            Found::Run(Reason::Always)
         };
         Ok(Verdict { key, contents, lines, state })
     }
 
-    /// Moves what is damaged of a key out of the way.
-    pub fn quarantine(&mut self, key: &Key) -> Result<Vec<Error>> {
-        self.store.quarantine(key, &mut self.digests)
+    /// The result of a key: from what this pipeline's tasks came to, or from its record.
+    fn find(&mut self, task: &Task, key: &Key) -> Lookup {
+        match self.journal.known.done(&task.name, key) {
+            // One read for all tasks instead of one each; what is said there is checked like a record.
+            Some(attempt) if !task.step.is_measured() && self.store.has_action(key) => {
+                self.store.check(attempt.made(), attempt.boot.as_deref(), &mut self.digests)
+            }
+            _ => self.store.find(key, &mut self.digests),
+        }
+    }
+
+    /// Why a task with this key has to run.
+    fn reason(&self, task: &str, key: &Key, lines: &[Line]) -> Reason {
+        let last = self.known().last(task).filter(|attempt| attempt.key == *key);
+        match last.map(|attempt| (attempt.end, attempt)) {
+            Some((End::Failed, Attempt { cause, .. })) => return Reason::Failed { cause: cause.clone() },
+            Some((End::Tainted, _)) => return Reason::Tainted,
+            _ => {}
+        }
+        if let Some(owner) = self.store.owner(key) {
+            return Reason::Interrupted { note: owner.note };
+        }
+        match self.nearest(task, lines) {
+            Some(old) => Reason::between(&old, lines),
+            None if self.known().keys(task).is_empty() => Reason::New,
+            None => Reason::Forgotten,
+        }
+    }
+
+    /// The key lines of the task's earlier result that differ least from these; of equals, the newest.
+    fn nearest(&self, task: &str, lines: &[Line]) -> Option<Vec<Line>> {
+        let earlier = self.known().keys(task).into_iter().filter_map(|key| Some(self.store.action(key)?.lines));
+        earlier.min_by_key(|old| differences(old, lines).len())
+    }
+
+    /// Moves what is damaged of a result out of the way.
+    pub fn quarantine(&mut self, made: &Made) -> Result<Vec<Error>> {
+        self.store.quarantine(&made.outputs)
     }
 
     /// The user's own files a task reads, with the digests found when it was judged.
     pub fn sources(&self, task: &Task, contents: &Contents) -> Vec<(PathBuf, String)> {
         let named = task.inputs.iter().filter_map(|(text, target)| match target {
-            Target::Path { path, .. } => Some((path.clone(), contents.inputs.get(text)?.clone())),
+            Target::Path { path } => Some((path.clone(), contents.inputs.get(text)?.clone())),
             Target::Output { .. } => None,
         });
         let files = self.files.get(&task.id).into_iter().flatten().map(|(_, path)| path.clone());
         named.chain(files.zip(contents.files.iter().map(|(_, digest)| digest.clone()))).collect()
+    }
+
+    /// Whether these files still have these digests.
+    pub fn still(&mut self, sources: &[(PathBuf, String)]) -> bool {
+        sources.iter().all(|(path, digest)| self.digests.path(path).is_ok_and(|found| found == *digest))
+    }
+
+    /// Whether every output that the user wants at a place lies there as it was made.
+    pub fn is_put(&mut self, task: &Task, made: &Made) -> bool {
+        task.puts.iter().all(|(port, path)| {
+            let digest = made.outputs.get(port).map(|object| object.digest.as_str());
+            path.exists() && self.digests.path(path).ok().as_deref() == digest
+        })
     }
 
     /// Writes down the digests it had to compute.
@@ -102,22 +203,58 @@ impl<'a> Judge<'a> {
         self.digests.save()
     }
 
+    /// Lets go of the journal, at the end of a run.
+    pub fn close(self) -> Result<()> {
+        self.journal.close()
+    }
+
     fn contents(&mut self, task: &Task, results: &Results) -> Result<Contents> {
         self.check_files(task)?;
         let mut contents = Contents::default();
         for (text, target) in &task.inputs {
             let digest = match target {
-                Target::Path { path, .. } => self.digests.path(path)?,
+                Target::Path { path } => self.digests.path(path)?,
                 Target::Output { task: from, port } => object(results, *from, port)?.digest.clone(),
             };
             contents.inputs.insert(text.clone(), digest);
         }
         let files = &self.files[&task.id];
-        let paths: Vec<PathBuf> = files.iter().map(|(_, path)| path.clone()).collect();
-        let digests = self.digests.files(&paths)?;
-        contents.files = files.iter().map(|(name, _)| name.clone()).zip(digests).collect();
+        if !files.is_empty() {
+            let paths: Vec<PathBuf> = files.iter().map(|(_, path)| path.clone()).collect();
+            let digests = self.digests.files(&paths)?;
+            contents.files = files.iter().map(|(name, _)| name.clone()).zip(digests).collect();
+        }
+        for fact in task.step.facts() {
+            contents.facts.push(self.fact(task, fact)?);
+        }
         Ok(contents)
     }
+
+    fn fact(&mut self, task: &Task, fact: Fact) -> Result<(String, String)> {
+        Ok(match fact {
+            Fact::Program(word) => {
+                let path = self.program(task, &word)?;
+                ("program".into(), format!("{}{}", super::CONTENT, self.digests.file(&path)?))
+            }
+            // Its digest only: it may be a secret.
+            Fact::Variable(name) => {
+                let value = match std::env::var(&name) {
+                    Ok(value) => format!("{}{}", super::CONTENT, blake3::hash(value.as_bytes()).to_hex()),
+                    Err(std::env::VarError::NotPresent) => "not set".into(),
+                    Err(std::env::VarError::NotUnicode(_)) => {
+                        return Err(Error::input(format!("the environment variable `{name}` is not UTF-8"))
+                            .at(self.plan.place(task, "env", crate::config::Mark::Value)));
+                    }
+                };
+                (format!("env.{name}"), value)
+            }
+        })
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 /// What each reference of a task means to the process that runs it.
@@ -131,15 +268,25 @@ pub fn inputs(
     let meaning = |text: &String, target: &Target| -> Result<Input> {
         let digest = contents.inputs.get(text).cloned().unwrap_or_default();
         Ok(match target {
-            Target::Path { path, .. } => Input { path: absolute(path), digest, images: None },
+            Target::Path { path } => {
+                Input { path: absolute(path), digest, images: None, known_as: text.clone() }
+            }
             Target::Output { task: from, port } => Input {
                 path: absolute(&store.object_path(object(results, *from, port)?)),
                 digest,
                 images: images(plan, store, *from, results)?,
+                known_as: known_as(plan, *from, port),
             },
         })
     };
     task.inputs.iter().map(|(text, target)| Ok((text.clone(), meaning(text, target)?))).collect()
+}
+
+/// The path, from the project folder, at which an output is put for the user.
+fn known_as(plan: &Plan, task: TaskId, port: &str) -> String {
+    let puts = &plan.task(task).puts;
+    let path = puts.iter().find(|(name, _)| name == port).map(|(_, path)| path.strip_prefix(&plan.project).unwrap_or(path));
+    path.map_or(String::new(), |path| path.display().to_string())
 }
 
 /// Where the images of a task's lists lie.
@@ -152,9 +299,10 @@ fn images(plan: &Plan, store: &Store, task: TaskId, results: &Results) -> Result
 }
 
 fn object<'r>(results: &'r Results, task: TaskId, port: &str) -> Result<&'r super::Object> {
-    results.get(&task).and_then(|action| action.outputs.get(port)).ok_or_else(|| {
-        Error::new(crate::error::Kind::Cache, format!("output `{port}` of task {} is not there", task.0))
-    })
+    results
+        .get(&task)
+        .and_then(|made| made.outputs.get(port))
+        .ok_or_else(|| Error::new(Kind::Cache, format!("output `{port}` of task {} is not there", task.0)))
 }
 
 fn absolute(path: &Path) -> PathBuf {

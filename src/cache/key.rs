@@ -46,10 +46,12 @@ pub struct Contents {
     pub inputs: BTreeMap<String, String>,
     /// (name, digest), sorted by name.
     pub files: Vec<(String, String)>,
+    /// Programs and environment variables: (name in the key, what stands there).
+    pub facts: Vec<(String, String)>,
 }
 
 /// Marks a value that stands for content.
-pub(super) const CONTENT: &str = "blake3:";
+pub const CONTENT: &str = "blake3:";
 
 /// Every part of a task's key, in order: kind, version, parameters, content of inputs.
 ///
@@ -65,6 +67,7 @@ pub fn lines(task: &Task, contents: &Contents) -> Vec<Line> {
         let digest = digest_of_lines(contents.files.iter().map(|(name, digest)| [name.as_str(), digest.as_str()]));
         lines.push(Line { name: "files".into(), value: format!("{} files, {CONTENT}{digest}", contents.files.len()) });
     }
+    lines.extend(contents.facts.iter().map(|(name, value)| Line { name: name.clone(), value: value.clone() }));
     lines
 }
 

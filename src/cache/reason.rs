@@ -1,6 +1,8 @@
 //! Why a task has to run: one vocabulary for `run`, `status` and reports.
 
 use super::key::{CONTENT, Line};
+use serde::Serialize;
+use std::collections::HashMap;
 use std::fmt;
 
 /// Why a task's result is not there already.
@@ -16,6 +18,14 @@ pub enum Reason {
     Damaged { output: String },
     /// The record of its last run is gone or cannot be read.
     Forgotten,
+    /// It was stopped or killed in the middle, with this very key.
+    Interrupted { note: String },
+    /// It failed at its last attempt, with this very key.
+    Failed { cause: String },
+    /// At its last attempt an input changed while it ran.
+    Tainted,
+    /// Its stage says `cache = false`.
+    Always,
     /// `--force`.
     Forced,
 }
@@ -23,23 +33,39 @@ pub enum Reason {
 impl Reason {
     /// The first difference between the last run's key lines and the present ones.
     pub(super) fn between(old: &[Line], new: &[Line]) -> Self {
-        let value = |lines: &[Line], name: &str| {
-            lines.iter().find(|line| line.name == name).map_or("none".to_string(), |line| line.value.clone())
-        };
-        let mut names: Vec<&str> = new.iter().chain(old).map(|line| line.name.as_str()).collect();
-        let mut seen = std::collections::HashSet::new();
-        names.retain(|name| seen.insert(*name));
-        let changed: Vec<&str> = names.into_iter().filter(|name| value(old, name) != value(new, name)).collect();
+        let changed = differences(old, new);
         match changed.first() {
-            Some(name) => Self::Changed {
-                name: (*name).to_string(),
-                old: value(old, name),
-                new: value(new, name),
-                others: changed.len() - 1,
-            },
+            Some(Difference { name, old, new }) => {
+                let told = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".into());
+                Self::Changed { name: name.clone(), old: told(old), new: told(new), others: changed.len() - 1 }
+            }
             None => Self::Forgotten,
         }
     }
+}
+
+/// A part of a key that is other than it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub name: String,
+    /// What stood there before; nothing if it was not part of the key.
+    pub old: Option<String>,
+    /// What stands there now; nothing if it is no longer part of the key.
+    pub new: Option<String>,
+}
+
+/// Every difference between two keys' lines, in the order of the new one's; what is gone comes last.
+pub fn differences(old: &[Line], new: &[Line]) -> Vec<Difference> {
+    let by_name = |lines: &[Line]| -> HashMap<String, String> {
+        lines.iter().map(|line| (line.name.clone(), line.value.clone())).collect()
+    };
+    let (before, after) = (by_name(old), by_name(new));
+    let gone = old.iter().filter(|line| !after.contains_key(&line.name));
+    let names = new.iter().chain(gone).map(|line| &line.name);
+    names
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(|name| Difference { name: name.clone(), old: before.get(name).cloned(), new: after.get(name).cloned() })
+        .collect()
 }
 
 impl fmt::Display for Reason {
@@ -61,6 +87,11 @@ impl fmt::Display for Reason {
             Self::Gone { output } => write!(f, "its output `{output}` is gone from the cache"),
             Self::Damaged { output } => write!(f, "its output `{output}` was damaged in the cache"),
             Self::Forgotten => f.write_str("its last result is no longer in the cache"),
+            Self::Interrupted { note } if note.is_empty() => f.write_str("was interrupted"),
+            Self::Interrupted { note } => write!(f, "was interrupted at {note}"),
+            Self::Failed { cause } => write!(f, "failed before: {cause}"),
+            Self::Tainted => f.write_str("an input changed while it ran"),
+            Self::Always => f.write_str("is never cached"),
             Self::Forced => f.write_str("asked for with --force"),
         }
     }

@@ -1,6 +1,7 @@
 //! `hashpipe exec`: one task, in this process.
 
 use crate::error::{Error, Kind, Result};
+use crate::process::{self, Usage};
 use crate::stage::{self, Ctx, Job, Message, Stop};
 use clap::Args;
 use std::io::{BufRead as _, Write as _};
@@ -17,7 +18,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let stop = Stop::default();
     obey(stop.clone());
     let job = read(&arguments.task)?;
-    match execute(job, stop) {
+    // The runner ends a task by telling it, and with it what it started; a signal meant for a program of the user's must
+    // not end this process, which watches it.
+    ctrlc::set_handler(|| {}).map_err(|e| Error::new(Kind::Io, format!("cannot take signals: {e}")))?;
+    let ended = execute(job, stop);
+    if let Some(usage) = usage() {
+        say(Message::Usage(usage));
+    }
+    match ended {
         Ok(()) => Ok(0),
         Err(error) => {
             let exit_code = error.kind().exit_code();
@@ -63,6 +71,15 @@ fn obey(stop: Stop) {
                 _ => {}
             }
         }
-        std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+        process::end_with_all(Kind::Interrupted.exit_code());
     });
+}
+
+/// What this process and what it started have used.
+fn usage() -> Option<Usage> {
+    let (own, children) = (process::usage(false)?, process::usage(true)?);
+    Some(Usage {
+        cpu_seconds: own.cpu_seconds + children.cpu_seconds,
+        peak_memory: own.peak_memory.max(children.peak_memory),
+    })
 }

@@ -140,13 +140,15 @@ impl Database {
     /// Takes everything from the cache; nothing is run.
     fn open(plan: &Plan, store: &Store, task: &Task) -> Result<Self> {
         let standings = survey(plan, store, &[task.id], &[]);
-        if let Some(standing) = standings.iter().find(|standing| standing.state != State::Cached) {
+        // What its own inputs were made from may be gone.
+        let close = |id| id == task.id || plan.graph.needs(task.id).contains(&id);
+        if let Some(standing) = standings.iter().find(|s| close(s.task) && s.state != State::Cached) {
             let name = &plan.task(standing.task).name;
             return Err(Error::input(format!("`{name}` is not in the cache"))
                 .note(standing.because.clone())
-                .hint(format!("run `hashpipe run {}` first, with the same settings", plan.file.display())));
+                .hint(format!("`hashpipe run {} --only {name}` makes it, with the same settings", plan.file.display())));
         }
-        let results: Results = standings.into_iter().filter_map(|s| Some((s.task, s.action?))).collect();
+        let results: Results = standings.into_iter().filter_map(|s| Some((s.task, s.made?))).collect();
         let contents = Judge::new(plan, store).judge(task, &results)?.contents;
         let inputs = inputs(plan, store, task, &contents, &results)?;
         let (model, list) = (input(task, &inputs, "model")?, input(task, &inputs, "list")?);

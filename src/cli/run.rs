@@ -1,7 +1,7 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Results, Standing, State, Store, survey};
+use crate::cache::{Actions, Results, Standing, State, Store, survey};
 use crate::error::{Error, Place, Result};
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Go on with what does not depend on a failure
     #[arg(long, short)]
     keep_going: bool,
+    /// Fail with exit code 75 instead of waiting for another run that makes the same
+    #[arg(long)]
+    no_wait: bool,
     /// Show what would run, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -80,14 +83,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         keep_going: arguments.keep_going,
         targets,
         force,
+        no_wait: arguments.no_wait,
+        run: String::new(),
         logs: output.join("log"),
     };
     let mut screen = screen(arguments.json);
     let outcome = schedule::run(&plan, &store, &options, &mut |event| screen.show(event))?;
-    materialise(&plan, &store, &outcome.results, &output)?;
-    let summary = Summary::new(&plan, &everything(&plan, &store, &outcome), &output);
+    for warning in materialise(&plan, &store, &outcome.results, &output)? {
+        screen.say(&warning.render("warning"));
+    }
+    let actions = records(&plan, &store, &everything(&plan, &store, &outcome));
+    let summary = Summary::new(&plan, &actions, &output);
     finish(&summary, &outcome, &output, arguments.json, screen.as_mut())?;
     Ok(outcome.exit_code())
+}
+
+/// The records of what is worth showing: commands that measure nothing are many and say nothing.
+fn records(plan: &Plan, store: &Store, results: &Results) -> Actions {
+    let shown = results.iter().filter(|(id, _)| plan.task(**id).step.is_measured());
+    shown.filter_map(|(id, made)| Some((*id, store.action(&made.key)?))).collect()
 }
 
 /// The results of this run and of what lay outside of it, so that a part of a run does not make a part of a report.
@@ -95,7 +109,7 @@ fn everything(plan: &Plan, store: &Store, outcome: &Outcome) -> Results {
     let mut results = outcome.results.clone();
     if outcome.states.count(schedule::State::Out) > 0 {
         let all: Vec<TaskId> = plan.tasks.iter().map(|task| task.id).collect();
-        let cached = survey(plan, store, &all, &[]).into_iter().filter_map(|s| Some((s.task, s.action?)));
+        let cached = survey(plan, store, &all, &[]).into_iter().filter_map(|s| Some((s.task, s.made?)));
         results.extend(cached);
     }
     results
@@ -155,33 +169,37 @@ fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], jso
     let standings = survey(plan, store, targets, force);
     if json {
         for standing in &standings {
-            print(&standing.to_json(plan).to_string());
+            print(&standing.to_json(plan, store).to_string());
         }
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = standings
         .iter()
         .map(|standing| {
-            let word = match standing.state {
-                State::Cached => "cached",
-                State::Ready | State::Stale => "run",
-                State::Blocked => "unknown",
-                State::Missing => "missing",
-            };
-            vec![word.into(), plan.task(standing.task).name.clone(), standing.because.clone()]
+            vec![would(standing).into(), plan.task(standing.task).name.clone(), standing.because.clone()]
         })
         .collect();
     print(&table(&["would", "task", "because"], &rows));
     needs(plan, &standings);
-    let count = |states: &[State]| standings.iter().filter(|s| states.contains(&s.state)).count();
+    let count = |word: &str| standings.iter().filter(|standing| would(standing) == word).count();
     print(&format!(
         "\n{} cached, {} to run, {} not known before those ran, {} with missing files",
-        count(&[State::Cached]),
-        count(&[State::Ready, State::Stale]),
-        count(&[State::Blocked]),
-        count(&[State::Missing])
+        count("cached"),
+        count("run"),
+        count("unknown"),
+        count("missing")
     ));
     Ok(0)
+}
+
+/// What a run would do with a task.
+fn would(standing: &Standing) -> &'static str {
+    match (standing.state, standing.runs) {
+        (State::Missing, _) => "missing",
+        (_, Some(true)) => "run",
+        (_, Some(false)) => "cached",
+        (_, None) => "unknown",
+    }
 }
 
 /// The files that tasks with missing inputs need, and where to get them.

@@ -46,32 +46,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
 fn one(arguments: &Arguments, file: &Path) -> Result<u8> {
     let plan = plan(file, &arguments.over)?;
     let targets: Vec<_> = plan.tasks.iter().map(|task| task.id).collect();
-    let standings = survey(&plan, &arguments.folders.reader(&plan), &targets, &[]);
-    let outstanding = standings.iter().any(|standing| standing.state != State::Cached);
+    let store = arguments.folders.reader(&plan);
+    let standings = survey(&plan, &store, &targets, &[]);
+    let outstanding = standings.iter().any(|standing| standing.runs != Some(false));
     if arguments.json {
         for standing in &standings {
-            print(&standing.to_json(&plan).to_string());
+            print(&standing.to_json(&plan, &store).to_string());
         }
     } else {
         let rows: Vec<Vec<String>> = standings
             .iter()
             .map(|standing| {
-                let what = match &standing.action {
-                    Some(action) => metrics(action),
-                    None => standing.because.clone(),
+                let shown = plan.task(standing.task).step.is_measured();
+                let what = match standing.made.as_ref().filter(|_| shown).and_then(|made| store.action(&made.key)) {
+                    Some(action) if standing.because.is_empty() => metrics(&action),
+                    _ => standing.because.clone(),
                 };
                 vec![
                     plan.task(standing.task).name.clone(),
                     standing.state.word().into(),
                     standing.key.as_ref().map_or(String::new(), |key| key.short().into()),
-                    standing.action.as_ref().map_or(String::new(), |action| age(since(action))),
-                    standing.action.as_ref().map_or(String::new(), |action| size(action.size())),
+                    standing.made.as_ref().map_or(String::new(), |made| age(since(made.made))),
+                    standing.made.as_ref().map_or(String::new(), |made| size(made.size())),
                     what,
                 ]
             })
             .collect();
         print(&table(&["task", "state", "key", "made", "size", "because, or what it measured"], &rows));
-        let counts = [State::Cached, State::Ready, State::Stale, State::Blocked, State::Missing]
+        let counts = State::ALL
             .map(|state| (standings.iter().filter(|standing| standing.state == state).count(), state.word()));
         let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}"));
         print(&format!("\n{}", counts.collect::<Vec<_>>().join(", ")));
@@ -82,29 +84,32 @@ fn one(arguments: &Arguments, file: &Path) -> Result<u8> {
 /// Every pipeline and task the cache knows.
 fn all(folder: &Path, json: bool) {
     let store = Store::at(folder);
-    let known = store.known();
-    let mut rows = vec![];
-    for (pipeline, task, key) in &known {
-        let action = store.action(key);
-        if json {
-            print(
-                &json!({
-                    "pipeline": pipeline, "task": task, "key": key, "recorded": action.is_some(),
-                    "made": action.as_ref().map(|a| a.made), "size": action.as_ref().map(Action::size),
-                    "metrics": action.as_ref().map(|a| &a.metrics),
-                })
-                .to_string(),
-            );
+    let (mut rows, mut bytes) = (vec![], 0);
+    for pipeline in store.pipelines() {
+        for (task, attempts) in store.known(&pipeline).tasks() {
+            let Some(last) = attempts.last() else { continue };
+            let action = store.action(&last.key);
+            bytes += action.as_ref().map_or(0, Action::size);
+            if json {
+                print(
+                    &json!({
+                        "pipeline": pipeline, "task": task, "key": last.key, "end": last.end,
+                        "recorded": action.is_some(), "made": action.as_ref().map(|a| a.made),
+                        "size": action.as_ref().map(Action::size), "metrics": action.as_ref().map(|a| &a.metrics),
+                    })
+                    .to_string(),
+                );
+            }
+            let cell = |text: fn(&Action) -> String| action.as_ref().map_or(String::new(), text);
+            rows.push(vec![
+                pipeline.clone(),
+                task.to_string(),
+                last.key.short().to_string(),
+                if action.is_some() { age(since(last.at)) } else { last.cause.clone() },
+                cell(|action| size(action.size())),
+                cell(metrics),
+            ]);
         }
-        let cell = |text: fn(&Action) -> String| action.as_ref().map_or("gone".into(), text);
-        rows.push(vec![
-            pipeline.clone(),
-            task.clone(),
-            key.short().to_string(),
-            cell(|action| age(since(action))),
-            cell(|action| size(action.size())),
-            action.as_ref().map_or(String::new(), metrics),
-        ]);
     }
     if json {
         return;
@@ -113,12 +118,11 @@ fn all(folder: &Path, json: bool) {
         return print(&format!("the cache `{}` knows no pipeline yet; `hashpipe run FILE` fills it", folder.display()));
     }
     print(&table(&["pipeline", "task", "key", "made", "size", "what it measured"], &rows));
-    let bytes: u64 = known.iter().filter_map(|(_, _, key)| store.action(key)).map(|action| action.size()).sum();
     print(&format!("\n{}, {}", plural(rows.len(), "task"), size(bytes)));
 }
 
-fn since(action: &Action) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs().saturating_sub(action.made))
+fn since(made: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs().saturating_sub(made))
 }
 
 fn metrics(action: &Action) -> String {

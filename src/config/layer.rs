@@ -5,6 +5,7 @@ use figment::Provider;
 use figment::providers::{Env, Format, Toml};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use toml_edit::{Document, Item};
 
 /// Values from one source.
@@ -16,7 +17,7 @@ pub(super) struct Layer {
 /// Where a layer's values were written.
 pub(super) enum Origin {
     /// A file, or the part of it below `prefix` (a profile).
-    File { source: std::rc::Rc<Source>, prefix: Vec<String> },
+    File { source: Arc<Source>, prefix: Vec<String> },
     /// Environment variables.
     Env,
     /// One `--set`.
@@ -27,7 +28,8 @@ pub(super) enum Origin {
 pub(super) struct Source {
     pub(super) path: PathBuf,
     text: String,
-    document: Document<String>,
+    /// Read when the first place is asked for: only errors and explanations do.
+    document: OnceLock<Option<Document<String>>>,
 }
 
 /// What a mark should stand under.
@@ -54,19 +56,17 @@ impl Source {
                 .at(Place::Path(format!("{}:{line}", path.display())))
                 .hint("save the file as UTF-8")
         })?;
-        let document = Document::parse(text.clone()).map_err(|e| {
+        let value = toml::from_str(&text).map_err(|e| {
             let span = e.span().unwrap_or(0..0);
             Error::input(format!("not valid TOML: {}", e.message().replace('\n', ", "))).at(place_at(path, &text, span))
         })?;
-        let value = toml::from_str(&text).map_err(|e| {
-            Error::input(format!("not valid TOML: {}", e.message())).at(place_at(path, &text, e.span().unwrap_or(0..0)))
-        })?;
-        Ok((Self { path: path.to_path_buf(), text, document }, value))
+        Ok((Self { path: path.to_path_buf(), text, document: OnceLock::new() }, value))
     }
 
     /// The place of the key or value at `path`.
     pub(super) fn place(&self, path: &[String], mark: Mark) -> Option<Place> {
-        let mut item = self.document.as_item();
+        let document = self.document.get_or_init(|| Document::parse(self.text.clone()).ok()).as_ref()?;
+        let mut item = document.as_item();
         let mut span = None;
         for (depth, step) in path.iter().enumerate() {
             let (key, next) = child(item, step)?;

@@ -13,7 +13,7 @@ use layer::{Layer, Origin, Source};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Keys of a pipeline file that are not kinds of stages.
 pub const TOP_KEYS: &[&str] = &["name", "about", "extends", "vars", "profile", "resources", "obtain"];
@@ -35,7 +35,22 @@ pub struct Config {
     /// Folder that relative paths are taken from, and that holds `cache/` and `output/`; empty for the present one.
     pub project: PathBuf,
     tree: Map<String, Value>,
-    layers: Vec<Layer>,
+    places: Places,
+}
+
+/// Where everything of a pipeline was written. Cheap to clone.
+#[derive(Clone)]
+pub struct Places(Arc<Vec<Layer>>);
+
+impl Places {
+    /// Where the key or value at `path` was last written; the nearest table above it if it was not written at all.
+    pub fn place(&self, path: &[&str], mark: Mark) -> Option<Place> {
+        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
+        (1..=path.len()).rev().find_map(|depth| {
+            let mark = if depth == path.len() { mark } else { Mark::Key };
+            self.0.iter().rev().find_map(|layer| place_in(layer, &path[..depth], mark))
+        })
+    }
 }
 
 /// What a stage may occupy, from `[resources]`: never part of a key.
@@ -70,8 +85,13 @@ impl Config {
             layer::merge(&mut tree, &layer.value, 0);
         }
         let Value::Object(tree) = tree else { unreachable!("merging tables gives a table") };
-        let mut config =
-            Self { name: String::new(), file: request.file.clone(), project: project_of(&request.file)?, tree, layers };
+        let mut config = Self {
+            name: String::new(),
+            file: request.file.clone(),
+            project: project_of(&request.file)?,
+            tree,
+            places: Places(Arc::new(layers)),
+        };
         let mut errors = config.check_top();
         if let Some(profile) = &request.profile {
             // A pipeline of its own: neither its report nor its history takes the place of the full one's.
@@ -92,11 +112,12 @@ impl Config {
 
     /// Where the key or value at `path` was last written; the nearest table above it if it was not written at all.
     pub fn place(&self, path: &[&str], mark: Mark) -> Option<Place> {
-        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
-        (1..=path.len()).rev().find_map(|depth| {
-            let mark = if depth == path.len() { mark } else { Mark::Key };
-            self.layers.iter().rev().find_map(|layer| place_in(layer, &path[..depth], mark))
-        })
+        self.places.place(path, mark)
+    }
+
+    /// Where everything was written, for whoever outlives the settings.
+    pub fn places(&self) -> Places {
+        self.places.clone()
     }
 
     /// Text that tells how to get what a stage needs, from `[obtain]`.
@@ -314,7 +335,7 @@ fn files(file: &Path) -> Result<Vec<Layer>> {
             Some(place) if !path.exists() => e.at(place),
             _ => e,
         })?;
-        let source = Rc::new(source);
+        let source = Arc::new(source);
         if let Some(Value::String(base)) = value.get("extends") {
             let place = source.place(&["extends".to_string()], Mark::Value);
             next = Some((path.parent().unwrap_or(Path::new("")).join(base), place));

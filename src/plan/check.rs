@@ -78,6 +78,13 @@ impl Walk<'_> {
                     self.add(error.note(format!("expected {}", shape.expected())), path, Mark::Key);
                 }
             },
+            (Shape::Words, Value::Array(words)) => {
+                for (i, word) in words.iter().enumerate() {
+                    path.push(i.to_string());
+                    self.single(&Shape::Text, word, path);
+                    path.pop();
+                }
+            }
             (Shape::Map(item), Value::Object(map)) => {
                 for (key, value) in map {
                     self.below(item, value, path, key);
@@ -126,7 +133,8 @@ impl Walk<'_> {
                 (n.is_i64() || n.is_u64()) && within(n.as_f64().unwrap_or(f64::NAN), min, max)
             }
             (Shape::Number { min, max }, Value::Number(n)) => within(n.as_f64().unwrap_or(f64::NAN), min, max),
-            (Shape::Bool, Value::Bool(_)) | (Shape::Text | Shape::Place, Value::String(_)) => true,
+            (Shape::Bool, Value::Bool(_)) | (Shape::Text | Shape::Place | Shape::Words, Value::String(_)) => true,
+            (Shape::Scalar, Value::Bool(_) | Value::Number(_) | Value::String(_)) => true,
             (Shape::Word(words), Value::String(text)) => {
                 if let Some(hint) = (!words.iter().any(|(word, _)| word == text)).then(|| {
                     known_or_nearest(text, &words.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>(), "words")

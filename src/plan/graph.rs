@@ -4,7 +4,6 @@ use super::TaskId;
 use petgraph::Direction;
 use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::{Dfs, Reversed};
 
 /// Who needs whom among tasks; an edge runs from what is needed to what needs it.
 #[derive(Debug, Default, Clone)]
@@ -38,33 +37,25 @@ impl Graph {
         tasks
     }
 
-    /// The given tasks and all they need, directly or not.
+    /// The given tasks and all they need, directly or not, in plan order.
     pub fn with_needs(&self, tasks: &[TaskId]) -> Vec<TaskId> {
-        let mut found: Vec<TaskId> = tasks
-            .iter()
-            .flat_map(|task| {
-                let reversed = Reversed(&self.0);
-                let mut dfs = Dfs::new(reversed, NodeIndex::new(task.0));
-                std::iter::from_fn(move || dfs.next(reversed)).map(|node| self.0[node]).collect::<Vec<_>>()
-            })
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
+        self.reach(tasks, Direction::Incoming)
     }
 
-    /// The given tasks and all that need them, directly or not.
+    /// The given tasks and all that need them, directly or not, in plan order.
     pub fn with_followers(&self, tasks: &[TaskId]) -> Vec<TaskId> {
-        let mut found: Vec<TaskId> = tasks
-            .iter()
-            .flat_map(|task| {
-                let mut dfs = Dfs::new(&self.0, NodeIndex::new(task.0));
-                std::iter::from_fn(move || dfs.next(&self.0)).map(|node| self.0[node]).collect::<Vec<_>>()
-            })
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
+        self.reach(tasks, Direction::Outgoing)
+    }
+
+    fn reach(&self, tasks: &[TaskId], direction: Direction) -> Vec<TaskId> {
+        let mut seen = vec![false; self.0.node_count()];
+        let mut next = tasks.to_vec();
+        while let Some(task) = next.pop() {
+            if !std::mem::replace(&mut seen[task.0], true) {
+                next.extend(self.0.neighbors_directed(NodeIndex::new(task.0), direction).map(|node| self.0[node]));
+            }
+        }
+        (0..seen.len()).filter(|i| seen[*i]).map(TaskId).collect()
     }
 }
 

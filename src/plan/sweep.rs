@@ -4,7 +4,7 @@ use super::check::Axis;
 use super::target::{self, Text};
 use super::{Axes, TaskId, point_text};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A point of a stage's sweep: a table with single values, and the tasks its references mean.
 pub(super) struct Point {
@@ -13,12 +13,8 @@ pub(super) struct Point {
     pub(super) inputs: BTreeMap<String, TaskId>,
 }
 
-/// A task already planned, as far as joining needs it.
-pub(super) struct Known<'a> {
-    pub(super) id: TaskId,
-    pub(super) stage: &'a str,
-    pub(super) axes: &'a Axes,
-}
+/// The tasks planned so far, by their stage: number and axes, as far as joining needs them.
+pub(super) type Known = HashMap<String, Vec<(TaskId, Axes)>>;
 
 /// Why a stage could not be unrolled: the key path it is about, and the message.
 pub(super) struct Fault {
@@ -35,7 +31,7 @@ pub(super) fn unroll(
     axes: &[Axis],
     by: &[Vec<String>],
     refs: &[Vec<String>],
-    known: &[Known],
+    known: &Known,
 ) -> Result<Vec<Point>, Fault> {
     let mut points = vec![];
     for own in product(axes) {
@@ -64,7 +60,7 @@ fn product(axes: &[Axis]) -> Vec<Vec<Value>> {
 }
 
 /// Splits a point by the tasks its references may mean.
-fn join(start: Point, refs: &[Vec<String>], known: &[Known]) -> Result<Vec<Point>, Fault> {
+fn join(start: Point, refs: &[Vec<String>], known: &Known) -> Result<Vec<Point>, Fault> {
     let mut points = vec![start];
     for path in refs {
         let mut next = vec![];
@@ -93,21 +89,20 @@ fn join(start: Point, refs: &[Vec<String>], known: &[Known]) -> Result<Vec<Point
 }
 
 /// The tasks of `stage` that agree with the point, with the axes the point has after taking each.
-fn fitting(point: &Point, stage: &str, select: &[(String, String)], known: &[Known]) -> Vec<(TaskId, Axes)> {
-    let tasks = known.iter().filter(|task| task.stage == stage);
+fn fitting(point: &Point, stage: &str, select: &[(String, String)], known: &Known) -> Vec<(TaskId, Axes)> {
+    let tasks = known.get(stage).into_iter().flatten();
     tasks
-        .filter_map(|task| {
+        .filter_map(|(id, their)| {
             let selected = |axis: &str| select.iter().any(|(name, _)| name == axis);
             let picked = select.iter().all(|(axis, value)| {
-                task.axes.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}"))
+                their.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}"))
             });
             let mut axes = point.axes.clone();
-            let agrees = task
-                .axes
+            let agrees = their
                 .iter()
                 .filter(|(axis, _)| !selected(axis))
                 .all(|(axis, value)| axes.entry(axis.clone()).or_insert_with(|| value.clone()) == value);
-            (picked && agrees).then_some((task.id, axes))
+            (picked && agrees).then_some((*id, axes))
         })
         .collect()
 }

@@ -1,31 +1,74 @@
 //! What a person finds in `output/`: copies of the results worth looking at.
 
-use crate::cache::{Digests, Results, Store, file_name, files_below};
+use crate::cache::{Digests, Object, Results, Store, file_name, files_below};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Task};
 use std::path::{Path, PathBuf};
 
-/// Puts the outputs a stage wants shown where a person finds them; what is there already is left alone.
+/// Puts outputs where a person finds them: those a stage shows in `output/`, and those the pipeline gives a place. What
+/// is there already is left alone. Gives a warning for each file that had to make way.
 ///
-/// They are copies: editing one cannot harm the cache, and the next run restores it.
-pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path) -> Result<()> {
+/// They are copies, sharing blocks where the file system can: editing one cannot harm the cache, and the next run
+/// restores it.
+pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path) -> Result<Vec<Error>> {
     let mut digests = store.digests();
+    let mut warnings = vec![];
     for task in &plan.tasks {
-        let Some(action) = results.get(&task.id) else { continue };
-        for (port, name) in task.step.shown() {
-            let Some(object) = action.outputs.get(port) else { continue };
-            let (from, to) = (store.object_path(object), task_folder(folder, task).join(name));
-            if !object.folder {
-                copy(&from, &to, &object.digest, &mut digests)?;
-                continue;
-            }
-            for name in files_below(&from)? {
-                let digest = digests.file(&from.join(&name))?;
-                copy(&from.join(&name), &to.join(&name), &digest, &mut digests)?;
-            }
+        let Some(made) = results.get(&task.id) else { continue };
+        let shown = task.step.shown().into_iter().map(|(port, name)| (port, task_folder(folder, task).join(name)));
+        let puts = task.puts.iter().map(|(port, path)| (port.as_str(), path.clone()));
+        for (port, to) in shown.chain(puts) {
+            let Some(object) = made.outputs.get(port) else { continue };
+            put(store, object, &to, &mut digests, &mut warnings)?;
         }
     }
-    digests.save()
+    digests.save()?;
+    Ok(warnings)
+}
+
+/// Puts one output at a path.
+fn put(store: &Store, object: &Object, to: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
+    let from = store.object_path(object);
+    // What was evicted from the cache may lie there still.
+    if (to.exists() && digests.path(to)? == object.digest) || !from.exists() {
+        return Ok(());
+    }
+    if !object.folder {
+        return replace(store, &from, to, digests, warnings);
+    }
+    let wanted = files_below(&from)?;
+    if to.is_dir() {
+        for name in files_below(to)?.into_iter().filter(|name| !wanted.contains(name)) {
+            make_way(store, &to.join(name), digests, warnings)?;
+        }
+    } else if to.exists() {
+        make_way(store, to, digests, warnings)?;
+    }
+    std::fs::create_dir_all(to).map_err(|e| Error::io("make the folder", to, &e))?;
+    for name in wanted {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if !to.is_file() || digests.file(&to)? != digests.file(&from)? {
+            replace(store, &from, &to, digests, warnings)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves away what lies at a path, unless the cache has it too: it may be the only copy of somebody's work.
+fn make_way(store: &Store, path: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
+    if store.has_object(&digests.path(path)?) {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        return removed.map_err(|e| Error::io("remove", path, &e));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1..).map(|n| path.with_file_name(format!("{name}.before-{n}"))).find(|aside| !aside.exists());
+    let aside = free.unwrap_or_default();
+    std::fs::rename(path, &aside).map_err(|e| Error::io("move away", path, &e))?;
+    warnings.push(
+        Error::data(format!("`{}` was not what its task gave", path.display()))
+            .note(format!("it was moved to `{}`, and the result put in its place", aside.display())),
+    );
+    Ok(())
 }
 
 /// The folder of a task's shown outputs.
@@ -33,22 +76,23 @@ pub(super) fn task_folder(folder: &Path, task: &Task) -> PathBuf {
     folder.join(file_name(&task.name))
 }
 
-fn copy(from: &Path, to: &Path, digest: &str, digests: &mut Digests) -> Result<()> {
-    if to.is_file() && digests.file(to)? == digest {
-        return Ok(());
-    }
+fn replace(store: &Store, from: &Path, to: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
     let parent = to.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
-    let aside = tempfile::NamedTempFile::new_in(parent).map_err(|e| Error::io("write in", parent, &e))?;
-    let mut source = std::fs::File::open(from).map_err(|e| Error::io("read", from, &e))?;
-    std::io::copy(&mut source, &mut aside.as_file()).map_err(|e| Error::io("write", to, &e))?;
-    let aside = aside.into_temp_path();
-    readable(&aside)?;
-    aside.persist(to).map_err(|e| Error::io("write", to, &e.error))
+    if to.symlink_metadata().is_ok() {
+        make_way(store, to, digests, warnings)?;
+    }
+    let aside = tempfile::Builder::new().tempdir_in(parent).map_err(|e| Error::io("write in", parent, &e))?;
+    let copy = aside.path().join("copy");
+    reflink_copy::reflink_or_copy(from, &copy).map_err(|e| Error::io("write", to, &e))?;
+    readable(&copy)?;
+    std::fs::rename(&copy, to).map_err(|e| Error::io("write", to, &e))
 }
 
-/// Temporary files are for their owner alone; results are for everyone the folder is for.
+/// What lies in the cache is read-only; results are everyone's the folder is for, as executable as they were made.
 fn readable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(|e| Error::io("write", path, &e))
+    let mode = path.metadata().map_err(|e| Error::io("read", path, &e))?.permissions().mode();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644 | (mode & 0o111)))
+        .map_err(|e| Error::io("write", path, &e))
 }

@@ -2,7 +2,7 @@
 
 use super::outputs::task_folder;
 use super::{duration, table};
-use crate::cache::{Results, write_aside};
+use crate::cache::{Actions, write_aside};
 use crate::error::Result;
 use crate::plan::{Axes, Plan, Task, TaskId};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ type Cell = Box<dyn Fn(&Row) -> String>;
 
 impl Summary {
     /// Gathers the rows from the results that are there.
-    pub fn new(plan: &Plan, results: &Results, folder: &Path) -> Self {
+    pub fn new(plan: &Plan, results: &Actions, folder: &Path) -> Self {
         let measured = plan.tasks.iter().filter(|task| {
             results.get(&task.id).is_some_and(|action| !action.metrics.is_empty()) && task.kind.name == "evaluate"
         });
@@ -143,7 +143,7 @@ impl Row {
         self.task.split('@').next().unwrap_or(&self.task)
     }
 
-    fn new(plan: &Plan, results: &Results, folder: &Path, task: &Task) -> Self {
+    fn new(plan: &Plan, results: &Actions, folder: &Path, task: &Task) -> Self {
         let mut related: BTreeSet<TaskId> = plan.graph.with_needs(&[task.id]).into_iter().collect();
         // What else was made of the very networks that are measured here.
         let networks: Vec<TaskId> = related.iter().copied().filter(|id| plan.task(*id).kind.name == "train").collect();
@@ -174,7 +174,7 @@ impl Row {
 }
 
 /// What the results came with that a person should know, whenever they were made.
-fn warnings(plan: &Plan, results: &Results) -> Vec<(String, String)> {
+fn warnings(plan: &Plan, results: &Actions) -> Vec<(String, String)> {
     let of = |task: &Task| {
         let texts = results.get(&task.id).map(|action| action.warnings.clone()).unwrap_or_default();
         texts.into_iter().map(|text| (task.name.clone(), text)).collect::<Vec<_>>()

@@ -34,6 +34,10 @@ impl Slots {
         Some(Share { threads, gpu })
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        self.cpus == 0
+    }
+
     pub(super) fn give_back(&mut self, share: Share) {
         self.cpus += share.threads;
         self.gpus.extend(share.gpu);

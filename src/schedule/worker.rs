@@ -1,9 +1,11 @@
 //! One task in a process of its own: started, listened to, and its outputs published.
 
+use super::guard::{self, Guard};
 use super::slots::Share;
-use crate::cache::{Action, Key, Line, Lookup, Store, write_aside};
+use crate::cache::{Action, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, this_boot, write_aside_with};
 use crate::error::{Error, Kind, Result};
-use crate::plan::{Task, TaskId};
+use crate::plan::TaskId;
+use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,22 +13,30 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a worker tells the loop.
 pub(super) enum Note {
     /// The task's process said something.
     Said(TaskId, Message),
+    /// Its process has ended; what is left is to publish the result.
+    Computed(TaskId),
     /// The task is over.
     Ended(TaskId, Result<Ended>),
 }
 
 /// How a task ended well.
 pub(super) enum Ended {
-    Ran(Action),
+    Ran(Box<Ran>),
     /// Another process made the result while this one waited for the key's lock.
-    Shared(Action),
+    Shared(Box<Action>),
+}
+
+/// A result, and what is odd about it.
+pub(super) struct Ran {
+    pub(super) action: Action,
+    pub(super) warnings: Vec<Error>,
 }
 
 /// Everything needed to run a task, free of the plan so that a thread can own it.
@@ -34,54 +44,25 @@ pub(super) struct Order {
     pub(super) id: TaskId,
     pub(super) name: String,
     pub(super) kind: &'static str,
-    pub(super) outputs: Vec<&'static str>,
+    pub(super) outputs: Vec<String>,
+    pub(super) varies: Vec<String>,
     pub(super) params: serde_json::Value,
     pub(super) inputs: BTreeMap<String, Input>,
     pub(super) key: Key,
     pub(super) lines: Vec<Line>,
     pub(super) project: PathBuf,
+    pub(super) pipeline: String,
+    pub(super) run: String,
     pub(super) log: PathBuf,
     pub(super) share: Share,
-    /// The user's own files it reads, with the digests that are in its key.
-    pub(super) sources: Vec<(PathBuf, String)>,
+    /// The user's own files it reads.
+    pub(super) guards: Vec<Guard>,
     /// Run even if the result appears meanwhile.
-    pub(super) forced: bool,
-}
-
-impl Order {
-    pub(super) fn new(task: &Task, inputs: BTreeMap<String, Input>, key: Key, lines: Vec<Line>) -> Self {
-        Self {
-            id: task.id,
-            name: task.name.clone(),
-            kind: task.kind.name,
-            outputs: task.step.outputs(),
-            params: task.params.clone(),
-            inputs,
-            key,
-            lines,
-            project: PathBuf::new(),
-            log: PathBuf::new(),
-            share: Share { threads: 1, gpu: None },
-            sources: vec![],
-            forced: false,
-        }
-    }
-
-    /// A result made from files that changed meanwhile is not that of its key.
-    fn check_sources(&self, store: &Store) -> Result<()> {
-        let mut digests = store.digests();
-        for (path, before) in &self.sources {
-            if digests.path(path).ok().as_ref() != Some(before) {
-                return Err(Error::new(
-                    Kind::Changed,
-                    format!("`{}` changed while `{}` ran", path.display(), self.name),
-                )
-                .note("its result was thrown away")
-                .hint("run again once the file is no longer written to"));
-            }
-        }
-        Ok(())
-    }
+    pub(super) again: bool,
+    /// Wait for another run that works on the same key.
+    pub(super) wait: bool,
+    /// Whether its result may be reused; one that may not is no standard for the next.
+    pub(super) cached: bool,
 }
 
 /// The line to a running task: its standard input. Closing it, as the runner's death does, ends the task too.
@@ -93,6 +74,8 @@ struct Held {
     pipe: Option<ChildStdin>,
     /// The last word said, which a process that starts later still has to hear.
     said: Option<Word>,
+    /// The limit it ran into.
+    timed_out: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,9 +95,24 @@ impl Leash {
         self.say(Word::Kill);
     }
 
-    /// Whether the task was told to end.
-    fn is_pulled(&self) -> bool {
-        self.held().said.is_some()
+    /// Ends the task because its time is over: first asked to, then at once.
+    pub(super) fn time_out(&self, limit: Duration) {
+        let mut held = self.held();
+        let word = if held.timed_out.is_some() { Word::Kill } else { Word::Stop };
+        held.timed_out = Some(limit);
+        held.said = Some(word);
+        held.pass_on();
+    }
+
+    /// Why the task was told to end, if it was.
+    fn pulled(&self) -> Option<Error> {
+        let held = self.held();
+        held.said?;
+        Some(match held.timed_out {
+            None => Error::interrupted(),
+            Some(limit) => Error::new(Kind::Stage, format!("took longer than its {} seconds", limit.as_secs()))
+                .hint("raise `timeout` in its `resources`; what it can resume from is kept"),
+        })
     }
 
     fn say(&self, word: Word) {
@@ -158,11 +156,12 @@ pub(super) fn work(store: &Store, order: &Order, leash: &Leash, notes: &Sender<N
 
 fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) -> Result<Ended> {
     let _lock = wait_for_lock(store, order, leash, notes)?;
-    if !order.forced
+    if !order.again
         && store.action(&order.key).is_some()
-        && let Lookup::Hit(action) = store.find(&order.key, &mut store.digests())
+        && let Lookup::Hit(_) = store.find(&order.key, &mut store.digests())
+        && let Some(action) = store.action(&order.key)
     {
-        return Ok(Ended::Shared(action));
+        return Ok(Ended::Shared(Box::new(action)));
     }
     let started = Instant::now();
     let workspace = store.workspace()?;
@@ -170,49 +169,119 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     let log = create(&order.log)?;
     let mut child = spawn(order, workspace.path(), log)?;
     leash.hold(child.stdin.take());
-    let mut heard = listen(&mut child, order, notes);
-    let status = child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))?;
+    let mut heard = listen(&mut child, store, order, notes);
+    let status = end(&mut child, order)?;
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
         // However a task ends that was told to: it did not fail.
-        return Err(if leash.is_pulled() { Error::interrupted() } else { error });
+        return Err(leash.pulled().unwrap_or(error));
     }
-    order.check_sources(store)?;
-    let missing: Vec<&str> = order.outputs.iter().filter(|name| !job.outputs.join(name).exists()).copied().collect();
+    if let Some(error) = leash.pulled() {
+        return Err(error);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let _ = notes.send(Note::Computed(order.id));
+    guard::check(&order.guards, store, &order.name)?;
+    let missing: Vec<&str> =
+        order.outputs.iter().map(String::as_str).filter(|name| !job.outputs.join(name).exists()).collect();
     if !missing.is_empty() {
         return Err(Error::new(Kind::Stage, format!("`{}` did not write `{}`", order.name, missing.join("`, `")))
             .hint("this is a fault of hashpipe: please report it"));
     }
-    let action = Action {
+    // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
+    const WORTH_A_SYNC: f64 = 2.0;
+    let sync = seconds >= WORTH_A_SYNC;
+    let outputs = store.put_outputs(&job.outputs, &order.outputs, sync)?;
+    let action = record(order, heard, outputs, seconds, (!sync).then(|| this_boot().to_string()));
+    publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
+}
+
+/// Waits for the process, and ends what it left behind.
+fn end(child: &mut Child, order: &Order) -> Result<ExitStatus> {
+    process::wait_without_reaping(child.id());
+    process::kill_group(child.id());
+    child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
+}
+
+fn record(order: &Order, heard: Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
+    Action {
         key: order.key.clone(),
         lines: order.lines.clone(),
         kind: order.kind.to_string(),
-        outputs: store.put_outputs(&job.outputs, &order.outputs)?,
+        outputs,
+        varies: order.varies.clone(),
         metrics: heard.metrics,
+        facts: heard.facts,
         warnings: heard.warnings,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds,
+        usage: heard.usage,
         threads: order.share.threads,
-        gpu: order.share.gpu,
-        host: host(),
-        made: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-    };
+        gpus: order.share.gpu.into_iter().collect(),
+        gpu_memory: None,
+        host: host().to_string(),
+        made: now(),
+        run: order.run.clone(),
+        log: order.log.display().to_string(),
+        boot,
+        variants: vec![],
+    }
+}
+
+/// Writes the record. If the key had a result already, that stays the key's as long as its bytes are there.
+fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
+    let mut warnings = vec![];
+    if let Some(first) = store.action(&order.key).filter(|_| order.cached) {
+        let differ = first.differences(&action.outputs);
+        let kept = store.is_complete(&first);
+        if !differ.is_empty() {
+            let which = if kept { "the first result is kept" } else { "the first result's bytes are gone: this one is used" };
+            warnings.push(
+                Error::new(Kind::Cache, format!("`{}` is not deterministic", order.name))
+                    .note(format!("`{}` differs from what the same key gave before", differ.join("`, `")))
+                    .note(which)
+                    .hint("look for times, random numbers without a seed, or the order of threads in what it writes"),
+            );
+        }
+        let (mut canonical, other) = if kept { (first, action) } else { (action, first) };
+        canonical.variants.extend(other.variants.iter().cloned());
+        let known = |canonical: &Action| canonical.variants.iter().any(|variant| variant.outputs == other.outputs);
+        if !differ.is_empty() && !known(&canonical) {
+            let Action { outputs, metrics, made, run, .. } = other;
+            canonical.variants.push(Variant { outputs, metrics, made, run });
+        }
+        action = canonical;
+    }
     store.commit(&action)?;
-    Ok(Ended::Ran(action))
+    Ok(Ran { action, warnings })
 }
 
 /// Keeps other processes off this key. Whoever holds it is making the very result that is wanted.
 fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) -> Result<File> {
     const AGAIN: Duration = Duration::from_millis(50);
-    loop {
+    let mut told = String::new();
+    for round in 0.. {
         if let Some(lock) = store.try_lock(&order.key)? {
             return Ok(lock);
         }
-        if leash.is_pulled() {
-            return Err(Error::interrupted());
+        if let Some(error) = leash.pulled() {
+            return Err(error);
         }
-        let note = "waits for another run that is making the same".to_string();
-        let _ = notes.send(Note::Said(order.id, Message::Progress { done: 0, total: 0, note }));
+        // The first time it may have been a reader that asked who holds it.
+        if round > 0 {
+            let owner = store.owner(&order.key);
+            let note = owner.as_ref().map_or("another run makes the same".into(), |owner| owner.told(host()));
+            if !order.wait {
+                return Err(Error::new(Kind::Busy, format!("`{}`: {note}", order.name))
+                    .hint("without `--no-wait`, this run waits for it and takes its result"));
+            }
+            if note != told {
+                let (done, total) = owner.map_or((0, 0), |owner| (owner.done, owner.total));
+                let _ = notes.send(Note::Said(order.id, Message::Progress { done, total, note: format!("waits: {note}") }));
+                told = note;
+            }
+        }
         std::thread::sleep(AGAIN);
     }
+    unreachable!("the rounds do not end")
 }
 
 /// Lays out the task's folder and describes it in `task.json`.
@@ -229,11 +298,9 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         threads: order.share.threads,
         gpu: order.share.gpu,
     };
-    for path in [&job.outputs, &job.scratch] {
-        std::fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, &e))?;
-    }
-    let text = serde_json::to_vec_pretty(&job).expect("a job is plain data");
-    write_aside(&folder.join("task.json"), &text)?;
+    std::fs::create_dir_all(&job.outputs).map_err(|e| Error::io("make the folder", &job.outputs, &e))?;
+    let text = serde_json::to_vec(&job).expect("a job is plain data");
+    write_aside_with(&folder.join("task.json"), &text, Sync::No)?;
     Ok(job)
 }
 
@@ -269,13 +336,18 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
 #[derive(Default)]
 struct Heard {
     metrics: BTreeMap<String, f64>,
+    facts: BTreeMap<String, String>,
     warnings: Vec<String>,
     failed: Option<Error>,
+    usage: Option<Usage>,
 }
 
 /// Reads what the task says until it closes its mouth.
-fn listen(child: &mut Child, order: &Order, notes: &Sender<Note>) -> Heard {
+fn listen(child: &mut Child, store: &Store, order: &Order, notes: &Sender<Note>) -> Heard {
     let mut heard = Heard::default();
+    let mut owner = owner(order);
+    store.set_owner(&order.key, &owner);
+    let mut told = Instant::now();
     let Some(stdout) = child.stdout.take() else { return heard };
     for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
         let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
@@ -283,13 +355,40 @@ fn listen(child: &mut Child, order: &Order, notes: &Sender<Note>) -> Heard {
             Message::Metric { name, value } => {
                 heard.metrics.insert(name.clone(), *value);
             }
+            Message::Fact { name, text } => {
+                heard.facts.insert(name.clone(), text.clone());
+            }
             Message::Warning { text } => heard.warnings.push(text.clone()),
             Message::Failed { error, exit_code } => heard.failed = Some(Error::rendered(error, *exit_code)),
-            Message::Progress { .. } => {}
+            Message::Usage(usage) => heard.usage = Some(*usage),
+            Message::Progress { done, total, note } => {
+                // How often whoever waits for this, or looks at it, sees it move.
+                const EVERY: Duration = Duration::from_secs(1);
+                if told.elapsed() >= EVERY {
+                    told = Instant::now();
+                    (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
+                    store.set_owner(&order.key, &owner);
+                }
+            }
         }
         let _ = notes.send(Note::Said(order.id, message));
     }
     heard
+}
+
+fn owner(order: &Order) -> Owner {
+    Owner {
+        pid: std::process::id(),
+        host: host().to_string(),
+        pipeline: order.pipeline.clone(),
+        task: order.name.clone(),
+        run: order.run.clone(),
+        since: now(),
+        done: 0,
+        total: 0,
+        note: String::new(),
+        gpus: order.share.gpu.into_iter().collect(),
+    }
 }
 
 /// The error of a task that ended without saying why.
@@ -306,6 +405,16 @@ fn died(order: &Order, status: ExitStatus) -> Option<Error> {
     Some(error.hint("a process that is killed without a word often ran out of memory: `dmesg` tells"))
 }
 
-fn host() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or("unknown".into(), |name| name.trim().to_string())
+/// This machine's name.
+pub(super) fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        name.unwrap_or_else(|| "unknown".into())
+    })
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

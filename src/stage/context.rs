@@ -1,6 +1,7 @@
 //! Everything a running stage may ask of the world, and what it says back.
 
 use super::Ref;
+use crate::process::Usage;
 use crate::error::{Error, Result};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct Input {
     pub digest: String,
     /// Folder of the images it names, if it is a list.
     pub images: Option<PathBuf>,
+    /// The path it has for the user: as named in the pipeline, or where another stage's output is put. Empty if it has
+    /// none.
+    pub known_as: String,
 }
 
 /// What a running stage says: one JSON line each on its standard output.
@@ -52,6 +56,10 @@ pub enum Message {
     Progress { done: u64, total: u64, note: String },
     /// A figure worth showing beside the stage.
     Metric { name: String, value: f64 },
+    /// A text worth keeping beside the result.
+    Fact { name: String, text: String },
+    /// What the task has used.
+    Usage(Usage),
     /// Something the user should know; kept with the result.
     Warning { text: String },
     /// It failed: the rendered error and the exit code that goes with it.
@@ -102,6 +110,36 @@ impl Ctx {
         self.job.outputs.join(name)
     }
 
+    /// The task's private folder, gone when it has ended.
+    pub fn folder(&self) -> PathBuf {
+        self.job.outputs.with_file_name("work")
+    }
+
+    /// The path an input has for the user; empty if it has none.
+    pub fn known_as(&self, input: &Ref) -> Result<String> {
+        Ok(self.input(input)?.known_as.clone())
+    }
+
+    /// Threads it may use.
+    pub fn threads(&self) -> usize {
+        self.job.threads
+    }
+
+    /// Whether the user asked it to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Shows a line that a program of the user's wrote.
+    pub fn said(&mut self, line: &str) {
+        const EVERY: Duration = Duration::from_millis(100);
+        const LONGEST: usize = 200;
+        if !line.is_empty() && self.last_progress.is_none_or(|last| last.elapsed() >= EVERY) {
+            self.last_progress = Some(Instant::now());
+            (self.say)(Message::Progress { done: 0, total: 0, note: line.chars().take(LONGEST).collect() });
+        }
+    }
+
     /// A folder that outlives a failed attempt.
     pub fn scratch(&self) -> &Path {
         &self.job.scratch
@@ -134,6 +172,11 @@ impl Ctx {
     /// Reports a figure worth showing beside the stage.
     pub fn metric(&mut self, name: impl Into<String>, value: f64) {
         (self.say)(Message::Metric { name: name.into(), value });
+    }
+
+    /// Reports a text worth keeping beside the result.
+    pub fn fact(&mut self, name: impl Into<String>, text: impl Into<String>) {
+        (self.say)(Message::Fact { name: name.into(), text: text.into() });
     }
 
     /// Tells the user something that does not stop the work.

@@ -3,6 +3,7 @@
 //! A stage is a function from files and parameters to files. It knows nothing of the graph, the cache or the terminal,
 //! and imports no other step, so any step may import it.
 
+mod command;
 mod context;
 mod encode;
 mod evaluate;
@@ -10,14 +11,18 @@ mod export;
 mod infer;
 mod lists;
 mod param;
+mod plain;
 mod reference;
 mod registry;
 mod train;
+mod wants;
 
 pub use context::{Ctx, Input, Job, Message, Stop};
 pub use param::{Param, Shape, Variant};
+pub use plain::{Scalar, Words};
 pub use reference::Ref;
 pub use registry::{Kind, Parsed, STAGES, find};
+pub use wants::Wants;
 
 use crate::error::{Error, Result};
 use schemars::JsonSchema;
@@ -30,10 +35,15 @@ use std::path::{Path, PathBuf};
 /// The struct that implements it is its parameter table: what it holds is what the key holds.
 pub trait Stage: Send + Sync {
     /// The files or folders it writes. Each must exist when `run` returns.
-    fn outputs(&self) -> Vec<&'static str>;
+    fn outputs(&self) -> Vec<&str>;
 
     /// Outputs that a person wants to find in `output/`, under the names they get there.
     fn shown(&self) -> Vec<(&'static str, &'static str)> {
+        vec![]
+    }
+
+    /// Outputs that the user wants at a place of the project, under that path.
+    fn places(&self) -> Vec<(&str, String)> {
         vec![]
     }
 
@@ -42,8 +52,33 @@ pub trait Stage: Send + Sync {
         Resources { gpu: false }
     }
 
+    /// What its own table asks for, if it may. Never part of the key.
+    fn wants(&self) -> Option<&Wants> {
+        None
+    }
+
+    /// What else decides its result.
+    fn facts(&self) -> Vec<Fact> {
+        vec![]
+    }
+
+    /// Whether it reports figures worth a row.
+    fn is_measured(&self) -> bool {
+        true
+    }
+
+    /// Whether its result may be reused.
+    fn is_cached(&self) -> bool {
+        true
+    }
+
     /// Faults that no single value shows, each with the key it is about.
-    fn check(&self) -> Vec<(&'static str, Error)> {
+    fn check(&self) -> Vec<(&str, Error)> {
+        vec![]
+    }
+
+    /// What is not wrong but probably not meant, each with the key path it is about.
+    fn remarks(&self) -> Vec<(String, Error)> {
         vec![]
     }
 
@@ -84,6 +119,15 @@ pub trait Describe: Stage + Serialize + DeserializeOwned + JsonSchema + 'static 
 pub struct Resources {
     /// Whether a GPU makes it faster; it gets a slot of one if there are any.
     pub gpu: bool,
+}
+
+/// Something outside of the project that decides a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// The program this word means: a path from the project folder, or a name that `PATH` finds.
+    Program(String),
+    /// The value of an environment variable.
+    Variable(String),
 }
 
 /// Where the images of a list lie. Not content: the list itself carries a digest of every image.

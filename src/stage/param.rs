@@ -29,6 +29,10 @@ pub enum Shape {
     },
     Bool,
     Text,
+    /// A truth value, a number or a string.
+    Scalar,
+    /// A string, or a list of strings.
+    Words,
     /// One of a few words, each with its meaning.
     Word(Vec<(String, String)>),
     /// An output of another stage, or a path whose content counts.
@@ -68,7 +72,7 @@ impl Shape {
 
     /// Whether one value is expected, so that a list of them is a sweep.
     pub fn is_single(&self) -> bool {
-        !matches!(self, Self::List { .. } | Self::Table(_) | Self::Choice(_) | Self::Map(_))
+        !matches!(self, Self::List { .. } | Self::Words | Self::Table(_) | Self::Choice(_) | Self::Map(_))
     }
 
     /// What a person is told to write.
@@ -84,6 +88,8 @@ impl Shape {
             Self::Number { min, max } => between("a number", min, max),
             Self::Bool => "true or false".into(),
             Self::Text => "a string".into(),
+            Self::Scalar => "a number, a string, true or false".into(),
+            Self::Words => "a string, or a list of strings".into(),
             Self::Word(words) => {
                 format!("one of {}", words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", "))
             }
@@ -111,6 +117,11 @@ fn shape(schema: &Value, definitions: &Map<String, Value>) -> Shape {
     }
     if let Some(options) = schema.get("oneOf").and_then(Value::as_array) {
         return one_of(options, definitions);
+    }
+    match schema["format"].as_str() {
+        Some("words") => return Shape::Words,
+        Some("scalar") => return Shape::Scalar,
+        _ => {}
     }
     let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
     let count = |name: &str| schema.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());

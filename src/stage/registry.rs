@@ -1,14 +1,21 @@
 //! Every kind of stage there is, one line each.
 
 use super::{Describe, Shape, Stage};
-use super::{encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train};
+use super::{command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train};
 use figment::Figment;
 use figment::providers::Serialized;
 use serde_json::Value;
 
 /// The kinds of stages, in the order data flows.
-pub static STAGES: &[Kind] =
-    &[kind::<Lists>(), kind::<Train>(), kind::<Encode>(), kind::<Evaluate>(), kind::<Export>(), kind::<Infer>()];
+pub static STAGES: &[Kind] = &[
+    kind::<Lists>(),
+    kind::<Train>(),
+    kind::<Encode>(),
+    kind::<Evaluate>(),
+    kind::<Export>(),
+    kind::<Infer>(),
+    kind::<Command>(),
+];
 
 /// A kind of stage: what a pipeline file calls `[name.*]`.
 pub struct Kind {
@@ -50,7 +57,11 @@ pub fn find(name: &str) -> Option<&'static Kind> {
 
 const fn kind<S: Describe>() -> Kind {
     fn parse<S: Describe>(table: &Value) -> Result<Parsed, Box<figment::Error>> {
-        let stage: S = Figment::from(Serialized::defaults(table)).extract()?;
+        // figment's errors name the key, and its reading costs ten times as much.
+        let stage: S = match S::deserialize(table) {
+            Ok(stage) => stage,
+            Err(_) => Figment::from(Serialized::defaults(table)).extract()?,
+        };
         let params = serde_json::to_value(&stage).expect("parameters are plain data");
         Ok(Parsed { stage: Box::new(stage), params })
     }

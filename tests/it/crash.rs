@@ -75,13 +75,13 @@ fn uninterrupted() -> Vec<u8> {
 
 /// No half-written result: every object is named by its content, and nothing is left in the work folder.
 fn assert_clean(space: &Space) {
-    for folder in std::fs::read_dir(space.path("cache/v1/objects")).unwrap().flatten() {
+    for folder in std::fs::read_dir(space.path("cache/v2/objects")).unwrap().flatten() {
         for object in std::fs::read_dir(folder.path()).unwrap().flatten().filter(|o| o.path().is_file()) {
             let digest = blake3::hash(&std::fs::read(object.path()).unwrap()).to_hex().to_string();
             assert_eq!(object.file_name().to_str().unwrap(), digest);
         }
     }
-    assert!(!space.path("cache/v1/last/small").join(TRAIN).exists());
+    assert_eq!(space.last_key("small", TRAIN), None);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn ctrl_c_stops_in_order_and_the_next_run_goes_on() {
     interrupt(&run);
     assert_eq!(run.wait().unwrap().code(), Some(130));
     assert_clean(&space);
-    assert_eq!(std::fs::read_dir(space.path("cache/v1/tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(space.path("cache/v2/tmp")).unwrap().count(), 0);
 
     space.run(&[]).ok();
     assert_eq!(model(&space), uninterrupted());
@@ -146,7 +146,7 @@ fn a_run_that_waits_for_another_can_be_interrupted() {
     let mut first = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
     wait_for_epoch(&mut first, 2);
     let mut second = start(&space, &["run", "p.toml", "--json", "--only", TRAIN]);
-    wait_for_note(&mut second, |note| note.starts_with("waits for another run"));
+    wait_for_note(&mut second, |note| note.starts_with("waits: another run"));
     interrupt(&second);
     assert_eq!(second.wait().unwrap().code(), Some(130));
     interrupt(&first);

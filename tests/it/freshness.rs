@@ -132,9 +132,15 @@ fn parts_of_a_pipeline_are_chosen() {
 #[test]
 fn lost_and_damaged_results_are_made_again() {
     let space = cached();
-    std::fs::remove_file(space.object("encode.query@bits=8", "codes")).unwrap();
-    let again = space.run(&[]).ok();
-    assert_eq!(again.tasks("start"), ["encode.query@bits=8"]);
+    let gone = || std::fs::remove_file(space.object("encode.query@bits=8", "codes")).unwrap();
+    gone();
+    assert_eq!(space.run(&[]).ok().tasks("start"), NONE, "nobody needs it now");
+    assert_eq!(space.run(&["--only", "encode.query@bits=8"]).ok().tasks("start"), ["encode.query@bits=8"]);
+    gone();
+    let needed = space.run(&["--set", "evaluate.map.top_k=5", "--only", "evaluate.map@bits=8"]).ok();
+    assert_eq!(needed.tasks("start"), ["encode.query@bits=8", "evaluate.map@bits=8"]);
+    std::fs::remove_file(space.object("evaluate.map@bits=16", "result")).unwrap();
+    assert_eq!(space.run(&[]).ok().tasks("start"), ["evaluate.map@bits=16"], "nothing stands behind it");
 
     let object = space.object("encode.query@bits=8", "codes");
     damage(&object);
@@ -150,7 +156,7 @@ fn records_that_cannot_be_read_are_misses() {
     let space = cached();
     for (change, what) in [(0, "empty"), (1, "torn"), (2, "tampered")] {
         let key = space.record("evaluate.map@bits=8")["key"].as_str().unwrap().to_string();
-        let path = space.path("cache/v1/actions").join(&key[..2]).join(format!("{key}.json"));
+        let path = space.path("cache/v2/actions").join(&key[..2]).join(format!("{key}.json"));
         let text = std::fs::read_to_string(&path).unwrap();
         let changed = match change {
             0 => String::new(),
@@ -161,8 +167,8 @@ fn records_that_cannot_be_read_are_misses() {
         std::fs::write(&path, changed).unwrap();
         assert_eq!(space.run(&[]).ok().tasks("start"), ["evaluate.map@bits=8"], "{what}");
     }
-    space.write("cache/v1/digests", "not a memo\n\u{0}");
-    space.write("cache/v1/last/small/train.net@bits=8", "not a key");
+    space.write("cache/v2/digests", "not a memo\n\u{0}");
+    space.write("cache/v2/known/small", "not an attempt\n\u{0}");
     assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
 }
 

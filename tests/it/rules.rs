@@ -132,6 +132,7 @@ fn contents(task: &Task) -> Contents {
     Contents {
         inputs: task.inputs.keys().map(digest).collect(),
         files: vec![("a".into(), "0".into()), ("b".into(), "1".into())],
+        facts: vec![("program".into(), "0".into())],
     }
 }
 
@@ -184,10 +185,11 @@ fn any_change_of_a_parameter_or_input_changes_the_key() {
             changed.inputs.insert(text.clone(), "f".repeat(64));
             assert_ne!(key_of(&task, &changed), before, "{}: content of {text}", task.name);
         }
-        for change in 0..3 {
+        for change in 0..4 {
             let mut changed = contents.clone();
             match change {
                 0 => drop(changed.files.pop()),
+                3 => changed.facts[0].1 = "1".into(),
                 1 => changed.files[0].0 = "aa".into(),
                 _ => changed.files[0].1 = "2".into(),
             }

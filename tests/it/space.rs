@@ -126,16 +126,23 @@ impl Space {
 
     /// The record of the result a task last had, as JSON.
     pub(crate) fn record(&self, task: &str) -> Value {
-        let key = std::fs::read_to_string(self.path("cache/v1/last/small").join(task)).unwrap();
-        let key = key.trim();
-        let path = self.path("cache/v1/actions").join(&key[..2]).join(format!("{key}.json"));
+        let key = self.last_key("small", task).unwrap();
+        let path = self.path("cache/v2/actions").join(&key[..2]).join(format!("{key}.json"));
         serde_json::from_str(std::fs::read_to_string(path).unwrap().lines().next().unwrap()).unwrap()
+    }
+
+    /// The key of a task's last result in a pipeline.
+    pub(crate) fn last_key(&self, pipeline: &str, task: &str) -> Option<String> {
+        let known = std::fs::read_to_string(self.path("cache/v2/known").join(pipeline)).ok()?;
+        let attempts = known.lines().filter_map(|line| serde_json::from_str::<Value>(line.split_once(' ')?.1).ok());
+        let done = attempts.filter(|attempt| attempt["task"] == task && attempt["end"] == "done");
+        done.last().and_then(|attempt| attempt["key"].as_str().map(str::to_string))
     }
 
     /// Where an output of a task's last result lies.
     pub(crate) fn object(&self, task: &str, output: &str) -> PathBuf {
         let digest = self.record(task)["outputs"][output]["digest"].as_str().unwrap().to_string();
-        self.path("cache/v1/objects").join(&digest[..2]).join(digest)
+        self.path("cache/v2/objects").join(&digest[..2]).join(digest)
     }
 
     /// A copy of the project as it stands.

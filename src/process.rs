@@ -1,0 +1,142 @@
+//! Processes and their descendants: how a task is ended with everything it started.
+//!
+//! A task leads a process group of its own and adopts what its children leave behind, so that ending it ends all of it.
+//! Where `/proc` does not exist (macOS), descendants that leave the group are not found.
+
+#![expect(unsafe_code, reason = "asking for a signal at the parent's death is only possible between fork and exec")]
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpgrp, getpid};
+use std::process::Command;
+
+/// What a process and its finished children have used.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    /// Seconds of all cores together, in user code and in the kernel.
+    pub cpu_seconds: f64,
+    /// The largest resident set of any one process, in bytes.
+    pub peak_memory: u64,
+}
+
+/// Makes the children of children that die come to this process instead of to the first one of the machine.
+pub fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    {
+        // Without it, orphans are still found by their process group.
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+    }
+}
+
+/// Has the kernel kill the command's process when the thread that starts it dies.
+pub fn die_with_parent(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt as _;
+        // SAFETY: the closure runs between fork and exec, where only what is safe in a signal handler may be called; it
+        // makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}
+
+/// Ends every member of the process group that a child led, if any is left. The child must not have been waited for yet:
+/// until then its number cannot be another's.
+pub fn kill_group(leader: u32) {
+    if let Ok(leader) = i32::try_from(leader) {
+        let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+    }
+}
+
+/// Waits for a child to end without collecting it, so that its number stays taken.
+pub fn wait_without_reaping(child: u32) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let Ok(child) = i32::try_from(child) else { return };
+    while waitid(Id::Pid(Pid::from_raw(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::Error::EINTR) {}
+}
+
+/// Asks every descendant of this process to end.
+pub fn terminate_descendants() {
+    for pid in descendants() {
+        let _ = kill(pid, Signal::SIGTERM);
+    }
+}
+
+/// Ends every descendant of this process, also those that are born meanwhile.
+pub fn kill_descendants() {
+    // Each round finds what the round before had not seen yet; a zombie is found until its parent collects it.
+    const ROUNDS: usize = 100;
+    for _ in 0..ROUNDS {
+        let found = descendants();
+        if found.iter().filter(|pid| kill(**pid, Signal::SIGKILL).is_ok() && !is_zombie(**pid)).count() == 0 {
+            return;
+        }
+    }
+}
+
+/// Ends this process with all its descendants, at once.
+pub fn end_with_all(exit_code: u8) -> ! {
+    kill_descendants();
+    if getpgrp() == getpid() {
+        let _ = killpg(getpgrp(), Signal::SIGKILL);
+    }
+    std::process::exit(i32::from(exit_code))
+}
+
+/// What this process has used, or what its finished children have.
+pub fn usage(children: bool) -> Option<Usage> {
+    let usage = getrusage(if children { UsageWho::RUSAGE_CHILDREN } else { UsageWho::RUSAGE_SELF }).ok()?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    // Linux counts in KiB, macOS in bytes.
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    Some(Usage {
+        cpu_seconds: seconds(usage.user_time()) + seconds(usage.system_time()),
+        peak_memory: u64::try_from(usage.max_rss()).unwrap_or(0) * unit,
+    })
+}
+
+/// Children, their children, and so on, of this process.
+fn descendants() -> Vec<Pid> {
+    let mut found = vec![];
+    let mut next = vec![getpid()];
+    while let Some(pid) = next.pop() {
+        let children = children(pid);
+        found.extend(&children);
+        next.extend(children);
+    }
+    found
+}
+
+/// Children of all threads of a process; none where the system does not tell.
+fn children(pid: Pid) -> Vec<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let numbers = |list: String| list.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<i32>>();
+    lists.flat_map(numbers).map(Pid::from_raw).collect()
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_child_is_found_and_told_from_a_zombie() {
+        let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        assert!(descendants().contains(&pid) && !is_zombie(pid));
+        kill_group(u32::MAX);
+        child.kill().unwrap();
+        wait_without_reaping(child.id());
+        assert!(is_zombie(pid));
+        child.wait().unwrap();
+    }
+}

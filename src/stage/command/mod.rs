@@ -1,0 +1,388 @@
+//! `[command.*]`: any program as a stage.
+//!
+//! The program runs in a folder of its own that holds links to what the stage declares and nothing else:
+//!
+//! ```text
+//! <private folder>/
+//!   in/<input><.ext>     every input; what `{in.NAME}` stands for
+//!   out/<output><.ext>   where `{out.NAME}` is to be written
+//!   extract.py           inputs that are relative paths, once more under those paths
+//!   results/a.npy        where an output is expected that the command does not name with `{out.NAME}`
+//! ```
+
+mod supervise;
+mod template;
+
+use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Wants, Words};
+use crate::dataset::Location;
+use crate::error::{Error, Kind, Result};
+use crate::names::{is_name, known_or_nearest};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use template::{Hole, fill, holes, quoted};
+
+/// A program of the user's.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Command {
+    /// The program and its arguments, or one line for `sh -c`.
+    run: Words,
+    /// What it reads: files, folders, outputs of other stages.
+    #[serde(default)]
+    inputs: BTreeMap<String, Ref>,
+    /// Values that `{param.NAME}` stands for.
+    #[serde(default)]
+    params: BTreeMap<String, Scalar>,
+    /// What it writes, and where that is put for the user; "" keeps it in the cache only.
+    #[serde(default)]
+    outputs: BTreeMap<String, Location>,
+    /// Environment variables that it sees; their values are part of the key.
+    #[serde(default)]
+    env: Vec<String>,
+    /// What it occupies; never part of the key.
+    #[serde(default, skip_serializing)]
+    resources: Wants,
+    /// Give it a folder that outlives failed attempts, in `HASHPIPE_RESUME_DIR`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    resume: bool,
+    /// Reuse its result; without, it runs every time.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    cache: bool,
+    /// An output that is a JSON object; its numbers are shown and compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Describe for Command {
+    const NAME: &'static str = "command";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Run a program of your own";
+}
+
+impl Stage for Command {
+    fn outputs(&self) -> Vec<&str> {
+        self.outputs.keys().map(String::as_str).collect()
+    }
+
+    fn places(&self) -> Vec<(&str, String)> {
+        let placed = self.outputs.iter().filter(|(_, place)| !place.0.is_empty());
+        placed.map(|(name, place)| (name.as_str(), self.with_params(&place.0))).collect()
+    }
+
+    fn wants(&self) -> Option<&Wants> {
+        Some(&self.resources)
+    }
+
+    fn facts(&self) -> Vec<Fact> {
+        let program = match &self.run {
+            Words::Line(_) => SHELL,
+            Words::List(words) => words.first().map_or("", String::as_str),
+        };
+        let variables = self.env.iter().map(|name| Fact::Variable(name.clone()));
+        std::iter::once(Fact::Program(program.to_string())).chain(variables).collect()
+    }
+
+    fn is_measured(&self) -> bool {
+        self.metrics.is_some()
+    }
+
+    fn is_cached(&self) -> bool {
+        self.cache
+    }
+
+    fn check(&self) -> Vec<(&str, Error)> {
+        let mut errors = vec![];
+        if self.run.texts().first().is_none_or(|first| first.trim().is_empty()) {
+            errors.push(("run", Error::input("`run` is empty").hint("write `run = [\"program\", \"argument\"]`")));
+        }
+        for (key, names) in [("inputs", keys(&self.inputs)), ("params", keys(&self.params)), ("outputs", keys(&self.outputs))]
+        {
+            let odd = names.into_iter().filter(|name| !is_name(name));
+            errors.extend(odd.map(|name| {
+                let error = Error::input(format!("`{name}` cannot be a name"));
+                (key, error.hint("use letters, digits, `-` and `_`"))
+            }));
+        }
+        errors.extend(self.unknown_holes().into_iter().map(|error| ("run", error)));
+        errors.extend(self.homeless_outputs().into_iter().map(|error| ("outputs", error)));
+        let odd = self.env.iter().filter(|name| name.is_empty() || name.contains(['=', '\0']));
+        errors.extend(odd.map(|name| ("env", Error::input(format!("`{name}` cannot be an environment variable")))));
+        if let Some(name) = self.metrics.as_ref().filter(|name| !self.outputs.contains_key(*name)) {
+            let error = Error::input(format!("`metrics` names `{name}`, which is no output"));
+            errors.push(("metrics", error.hint(known_or_nearest(name, &keys(&self.outputs), "outputs"))));
+        }
+        errors
+    }
+
+    fn remarks(&self) -> Vec<(String, Error)> {
+        let used = |name: &String| holes(&self.run).contains(&Hole::Param(name)) || self.is_in_a_place(name);
+        let unused = self.params.keys().filter(|name| !used(name));
+        unused
+            .map(|name| {
+                let error = Error::input(format!("the parameter `{name}` is never used by `run`"))
+                    .note("each of its values makes a task of its own, with the same work")
+                    .hint(format!("write `{{param.{name}}}` where the command takes it, or remove it"));
+                (format!("params.{name}"), error)
+            })
+            .collect()
+    }
+
+    fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
+        let folder = cx.folder();
+        std::fs::create_dir_all(folder.join("in")).map_err(|e| Error::io("make the folder", &folder, &e))?;
+        let inputs = self.link_inputs(cx, &folder)?;
+        for place in self.outputs.keys().map(|name| folder.join(self.written_at(name))) {
+            let parent = place.parent().unwrap_or(&folder);
+            std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
+        }
+        let arguments = self.arguments(cx, &inputs);
+        supervise::run(cx, &folder, &arguments, &self.environment(cx)?)?;
+        self.collect(cx, &folder)?;
+        self.report_metrics(cx)
+    }
+}
+
+/// What runs a command that is one line.
+const SHELL: &str = "sh";
+
+fn keys<V>(map: &BTreeMap<String, V>) -> Vec<&str> {
+    map.keys().map(String::as_str).collect()
+}
+
+/// The file name's ending, with its dot; programs tell formats by it.
+fn ending(path: &str) -> String {
+    Path::new(path).extension().map_or(String::new(), |end| format!(".{}", end.to_string_lossy()))
+}
+
+/// Whether a path stays below the folder it is taken from.
+fn stays_below(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+impl Command {
+    /// Holes that name nothing.
+    fn unknown_holes(&self) -> Vec<Error> {
+        let unknown = |what: &str, name: &str, known: Vec<&str>| {
+            (!known.contains(&name)).then(|| {
+                Error::input(format!("`run` uses `{name}`, which is not in `{what}`"))
+                    .hint(known_or_nearest(name, &known, what))
+            })
+        };
+        let found = holes(&self.run).into_iter().filter_map(|hole| match hole {
+            Hole::In(name) => unknown("inputs", name, keys(&self.inputs)),
+            Hole::Out(name) => unknown("outputs", name, keys(&self.outputs)),
+            Hole::Param(name) => unknown("params", name, keys(&self.params)),
+            Hole::Threads => None,
+        });
+        found.collect()
+    }
+
+    /// Outputs of which neither the command nor a place says where it is written.
+    fn homeless_outputs(&self) -> Vec<Error> {
+        let unnamed = self.outputs.iter().filter(|(name, _)| !self.names_output(name));
+        unnamed
+            .filter(|(_, place)| !stays_below(&self.with_params(&place.0)))
+            .map(|(name, _)| {
+                Error::input(format!("nothing says where the command writes `{name}`"))
+                    .hint(format!("write `{{out.{name}}}` in `run`, or give a relative path it writes to"))
+            })
+            .collect()
+    }
+
+    fn names_output(&self, name: &str) -> bool {
+        holes(&self.run).contains(&Hole::Out(name))
+    }
+
+    /// A place with the parameters in it filled in.
+    fn with_params(&self, place: &str) -> String {
+        fill(place, &|hole| match hole {
+            Hole::Param(name) => self.params.get(name).map_or(String::new(), Scalar::word),
+            Hole::In(name) => format!("{{in.{name}}}"),
+            Hole::Out(name) => format!("{{out.{name}}}"),
+            Hole::Threads => "{threads}".into(),
+        })
+    }
+
+    fn is_in_a_place(&self, param: &str) -> bool {
+        let places = Words::List(self.outputs.values().map(|place| place.0.clone()).collect());
+        holes(&places).contains(&Hole::Param(param))
+    }
+
+    /// Where, below the private folder, an output is expected.
+    fn written_at(&self, name: &str) -> String {
+        let place = self.outputs.get(name).map_or(String::new(), |place| self.with_params(&place.0));
+        if self.names_output(name) { format!("out/{name}{}", ending(&place)) } else { place }
+    }
+
+    /// Links every input into the private folder. Gives each one's path there.
+    fn link_inputs(&self, cx: &Ctx, folder: &Path) -> Result<BTreeMap<&str, String>> {
+        let mut links = BTreeMap::new();
+        for (name, input) in &self.inputs {
+            let target = cx.path(input)?;
+            let known_as = cx.known_as(input)?;
+            let link = format!("in/{name}{}", ending(&known_as));
+            symlink(target, &folder.join(&link))?;
+            // Programs that know their files by relative paths find them there.
+            let own = folder.join(&known_as);
+            if stays_below(&known_as) && !own.exists() {
+                let parent = own.parent().unwrap_or(folder);
+                std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
+                symlink(target, &own)?;
+            }
+            links.insert(name.as_str(), link);
+        }
+        Ok(links)
+    }
+
+    /// The program and its arguments.
+    fn arguments(&self, cx: &Ctx, inputs: &BTreeMap<&str, String>) -> Vec<String> {
+        let value = |hole: Hole| match hole {
+            Hole::In(name) => inputs.get(name).cloned().unwrap_or_default(),
+            Hole::Out(name) => self.written_at(name),
+            Hole::Param(name) => self.params.get(name).map_or(String::new(), Scalar::word),
+            Hole::Threads => cx.threads().to_string(),
+        };
+        match &self.run {
+            Words::Line(line) => {
+                vec![SHELL.into(), "-c".into(), fill(line, &|hole| quoted(&value(hole)))]
+            }
+            Words::List(words) => {
+                let mut words: Vec<String> = words.iter().map(|word| fill(word, &value)).collect();
+                // A program given by its path lies in the project, not in the private folder.
+                if let Some(program) = words.first_mut().filter(|word| word.contains('/')) {
+                    *program = cx.project().join(&*program).display().to_string();
+                }
+                words
+            }
+        }
+    }
+
+    /// What the program sees of the environment: what it cannot do without, and what the stage declares.
+    fn environment(&self, cx: &Ctx) -> Result<Vec<(String, String)>> {
+        const ALWAYS: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "CUDA_VISIBLE_DEVICES"];
+        let passed = ALWAYS.iter().copied().chain(self.env.iter().map(String::as_str));
+        let mut variables: Vec<(String, String)> =
+            passed.filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?))).collect();
+        if !self.env.iter().any(|name| name == "LANG" || name.starts_with("LC_")) {
+            // The order of a `sort` must not depend on who runs it.
+            variables.push(("LC_ALL".into(), "C.UTF-8".into()));
+        }
+        if !self.env.iter().any(|name| name == "OMP_NUM_THREADS") {
+            variables.push(("OMP_NUM_THREADS".into(), cx.threads().to_string()));
+        }
+        if self.resume {
+            let folder = cx.scratch().join("resume");
+            std::fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, &e))?;
+            variables.push(("HASHPIPE_RESUME_DIR".into(), folder.display().to_string()));
+        }
+        Ok(variables)
+    }
+
+    /// Moves what the command wrote to where outputs are taken from.
+    fn collect(&self, cx: &Ctx, folder: &Path) -> Result<()> {
+        let mut missing = vec![];
+        for name in self.outputs.keys() {
+            let from = folder.join(self.written_at(name));
+            match from.symlink_metadata() {
+                Err(_) => missing.push(format!("`{name}` at `{}`", self.written_at(name))),
+                Ok(metadata) if metadata.is_symlink() => {
+                    return Err(Error::new(Kind::Contract, format!("the output `{name}` is a symbolic link"))
+                        .note("what it points to could change later")
+                        .hint("have the command write a file or a folder"));
+                }
+                Ok(_) => {
+                    let to = cx.output(name);
+                    std::fs::rename(&from, &to).map_err(|e| Error::io("move", &from, &e))?;
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Contract, format!("the command ended well but did not write {}", missing.join(", ")))
+            .note("paths are taken from the folder that the command runs in")
+            .hint("write outputs to `{out.NAME}`, or to the relative path that `outputs` gives"))
+    }
+
+    fn report_metrics(&self, cx: &mut Ctx) -> anyhow::Result<()> {
+        let Some(name) = &self.metrics else { return Ok(()) };
+        let path = cx.output(name);
+        let wrong = |what: String| Error::new(Kind::Contract, format!("the metrics `{name}` {what}"));
+        let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&text).map_err(|e| wrong(format!("are not a JSON object: {e}")))?;
+        for (name, value) in &object {
+            if let Some(value) = value.as_f64() {
+                cx.metric(name.clone(), value);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn symlink(target: &Path, link: &Path) -> Result<()> {
+    let absolute: PathBuf = std::path::absolute(target).map_err(|e| Error::io("find", target, &e))?;
+    std::os::unix::fs::symlink(absolute, link).map_err(|e| Error::io("make the link", link, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn command(value: serde_json::Value) -> Command {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn faults(value: serde_json::Value) -> Vec<String> {
+        command(value).check().iter().map(|(key, error)| format!("{key}: {}", error.message())).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_at_its_key() {
+        assert_eq!(faults(json!({"run": []})), ["run: `run` is empty"]);
+        assert_eq!(
+            faults(json!({"run": ["x", "{in.a}"], "outputs": {"o": ""}, "env": ["A=B"], "metrics": "m"})),
+            [
+                "run: `run` uses `a`, which is not in `inputs`",
+                "outputs: nothing says where the command writes `o`",
+                "env: `A=B` cannot be an environment variable",
+                "metrics: `metrics` names `m`, which is no output",
+            ]
+        );
+        assert_eq!(faults(json!({"run": "x > {out.o}", "outputs": {"o": ""}})), [""; 0]);
+        assert_eq!(faults(json!({"run": "x", "outputs": {"o": "../o"}})).len(), 1);
+    }
+
+    #[test]
+    fn outputs_are_expected_where_the_command_says() {
+        let named = command(json!({"run": "x {out.o}", "outputs": {"o": "r/o.npy"}}));
+        assert_eq!(named.written_at("o"), "out/o.npy");
+        let unnamed = command(json!({"run": "x", "params": {"d": 3}, "outputs": {"o": "r/{param.d}.npy"}}));
+        assert_eq!(unnamed.written_at("o"), "r/3.npy");
+        assert_eq!(unnamed.places(), [("o", "r/3.npy".to_string())]);
+        assert!(unnamed.remarks().is_empty());
+        assert_eq!(command(json!({"run": "x", "params": {"d": 3}})).remarks().len(), 1);
+    }
+
+    #[test]
+    fn what_is_at_its_default_or_no_part_of_the_result_is_not_in_the_parameters() {
+        let params = serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
+        assert_eq!(params, json!({"run": "x", "inputs": {}, "params": {}, "outputs": {}, "env": []}));
+    }
+}
