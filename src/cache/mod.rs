@@ -20,6 +20,7 @@
 
 mod action;
 mod digest;
+mod explain;
 mod judge;
 mod key;
 mod known;
@@ -30,13 +31,14 @@ mod survey;
 
 pub use action::{Action, Made, Object, Outputs, Variant};
 pub use digest::{Digests, files_below};
+pub use explain::{Comparison, Explained, compare, nearest};
 pub use judge::{Actions, Found, Judge, Results, Verdict, inputs};
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
 pub use object::this_boot;
 pub use reason::{Difference, Reason, differences};
-pub use survey::{Standing, State, survey};
+pub use survey::{Standing, State, survey, survey_with_lines};
 
 use crate::error::{Error, Result};
 use std::fs::File;

@@ -99,9 +99,15 @@ impl Store {
         }
     }
 
+    /// Where the object with this digest lies, if the cache has it.
+    pub fn object_at(&self, digest: &str) -> Option<PathBuf> {
+        let path = self.root.join("objects").join(digest.get(..2)?).join(digest);
+        path.symlink_metadata().is_ok().then_some(path)
+    }
+
     /// Whether an object with this content is known to the cache.
     pub fn has_object(&self, digest: &str) -> bool {
-        digest.len() == 64 && self.root.join("objects").join(&digest[..2]).join(digest).symlink_metadata().is_ok()
+        self.object_at(digest).is_some()
     }
 
     /// Looks a key up and checks that every output has the recorded content.

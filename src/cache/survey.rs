@@ -1,6 +1,6 @@
 //! How every task of a plan stands, without running or writing anything.
 
-use super::{Found, Judge, Key, Made, Reason, Results, Store};
+use super::{Found, Judge, Key, Line, Made, Reason, Results, Store};
 use crate::error::Error;
 use crate::plan::{Plan, TaskId};
 use serde_json::{Value, json};
@@ -99,11 +99,13 @@ pub struct Standing {
     pub made: Option<Made>,
     /// What is missing.
     pub error: Option<Error>,
+    /// Every part of its key, if asked for.
+    pub lines: Option<Vec<Line>>,
 }
 
 impl Standing {
     fn blank(task: TaskId, state: State) -> Self {
-        Self { task, state, runs: None, because: String::new(), key: None, made: None, error: None }
+        Self { task, state, runs: None, because: String::new(), key: None, made: None, error: None, lines: None }
     }
 
     fn missing(task: TaskId, error: Error) -> Self {
@@ -127,81 +129,95 @@ impl Standing {
 /// How the targets and all they need stand, in plan order. `forced` tasks count as to be run. Writes nothing and holds
 /// no lock.
 pub fn survey(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId]) -> Vec<Standing> {
-    let mut judge = Judge::new(plan, store);
-    let mut results = Results::new();
+    look(plan, store, targets, forced, &[])
+}
+
+/// The same, with every part of the targets' keys.
+pub fn survey_with_lines(plan: &Plan, store: &Store, targets: &[TaskId]) -> Vec<Standing> {
+    look(plan, store, targets, &[], targets)
+}
+
+fn look(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId], explained: &[TaskId]) -> Vec<Standing> {
     let wanted = plan.graph.with_needs(targets);
-    let mut standings: Vec<Option<Standing>> = plan.tasks.iter().map(|_| None).collect();
+    let standings = plan.tasks.iter().map(|_| None).collect();
+    let mut look = Look { plan, store, judge: Judge::new(plan, store), results: Results::new(), standings };
     for &id in &wanted {
-        let standing = match waits(plan, id, &standings) {
-            None => judged(&mut judge, plan, store, id, &results, forced.contains(&id)),
+        let standing = match look.waits(id) {
+            None => look.judged(id, forced.contains(&id), explained.contains(&id)),
             // Files that are missing are told now, not when what it waits for has run for hours.
-            Some((state, because)) => match judge.check_files(plan.task(id)) {
+            Some((state, because)) => match look.judge.check_files(plan.task(id)) {
                 Ok(()) => Standing { because, ..Standing::blank(id, state) },
                 Err(error) => Standing::missing(id, error),
             },
         };
         if let Some(made) = &standing.made {
-            results.insert(id, made.clone());
+            look.results.insert(id, made.clone());
         }
-        standings[id.0] = Some(standing);
+        look.standings[id.0] = Some(standing);
     }
-    demand(&mut judge, plan, &wanted, &mut standings);
-    standings.into_iter().flatten().collect()
-}
-
-/// What a task waits for, if anything: of the tasks it needs, those that stand directly in its way.
-fn waits(plan: &Plan, id: TaskId, standings: &[Option<Standing>]) -> Option<(State, String)> {
-    let needs = plan.graph.needs(id);
-    let without = needs.iter().filter_map(|need| standings[need.0].as_ref()).filter(|need| need.made.is_none());
-    let without: Vec<&Standing> = without.collect();
-    let failed = without.iter().find(|need| matches!(need.state, State::Failed | State::Skipped));
-    if let Some(need) = failed {
-        return Some((State::Skipped, format!("{} failed at its last run", plan.task(need.task).name)));
-    }
-    // What another of them waits for itself need not be told.
-    let waited_for = |need: &Standing| without.iter().any(|other| plan.graph.needs(other.task).contains(&need.task));
-    let names: Vec<&str> =
-        without.iter().filter(|need| !waited_for(need)).map(|need| plan.task(need.task).name.as_str()).collect();
-    (!names.is_empty()).then(|| (State::Blocked, format!("waits for {}", names.join(", "))))
-}
-
-fn judged(judge: &mut Judge, plan: &Plan, store: &Store, id: TaskId, results: &Results, forced: bool) -> Standing {
-    let verdict = match judge.judge(plan.task(id), results) {
-        Ok(verdict) => verdict,
-        Err(error) => return Standing::missing(id, error),
-    };
-    let standing = |state: State, runs: bool, because: String, made: Option<super::Made>| Standing {
-        runs: Some(runs),
-        because,
-        key: Some(verdict.key.clone()),
-        made,
-        ..Standing::blank(id, state)
-    };
-    match verdict.state {
-        Found::Hit(_) if forced => standing(State::Stale, true, Reason::Forced.to_string(), None),
-        Found::Hit(made) => standing(State::Cached, false, String::new(), Some(made)),
-        Found::Evicted(made, reason @ Reason::Gone { .. }) if !forced => {
-            standing(State::Evicted, false, reason.to_string(), Some(made))
-        }
-        Found::Evicted(_, reason) | Found::Run(reason) => {
-            if store.is_locked(&verdict.key) {
-                let owner = store.owner(&verdict.key);
-                return standing(State::Running, true, owner.map_or(String::new(), |owner| owner.told("")), None);
-            }
-            standing(State::of(&reason), true, reason.to_string(), None)
-        }
-    }
-}
-
-/// Marks the tasks whose bytes are gone and needed: by a task that runs, or by the user.
-fn demand(judge: &mut Judge, plan: &Plan, wanted: &[TaskId], standings: &mut [Option<Standing>]) {
     for &id in wanted.iter().rev() {
-        let Some(Standing { state: State::Evicted, made: Some(made), .. }) = &standings[id.0] else { continue };
+        look.demand(id);
+    }
+    look.standings.into_iter().flatten().collect()
+}
+
+/// What was found so far.
+struct Look<'a> {
+    plan: &'a Plan,
+    store: &'a Store,
+    judge: Judge<'a>,
+    results: Results,
+    standings: Vec<Option<Standing>>,
+}
+
+impl Look<'_> {
+    /// What a task waits for, if anything.
+    fn waits(&self, id: TaskId) -> Option<(State, String)> {
+        let needs = self.plan.graph.needs(id);
+        let without = needs.iter().filter_map(|need| self.standings[need.0].as_ref()).filter(|n| n.made.is_none());
+        let without: Vec<&Standing> = without.collect();
+        let name = |need: &Standing| self.plan.task(need.task).name.clone();
+        if let Some(need) = without.iter().find(|need| matches!(need.state, State::Failed | State::Skipped)) {
+            return Some((State::Skipped, format!("{} failed at its last run", name(need))));
+        }
+        // What another of them waits for itself need not be told.
+        let waited_for =
+            |need: &Standing| without.iter().any(|other| self.plan.graph.needs(other.task).contains(&need.task));
+        let names: Vec<String> = without.iter().filter(|need| !waited_for(need)).map(|need| name(need)).collect();
+        (!names.is_empty()).then(|| (State::Blocked, format!("waits for {}", names.join(", "))))
+    }
+
+    fn judged(&mut self, id: TaskId, forced: bool, explained: bool) -> Standing {
+        let verdict = match self.judge.judge(self.plan.task(id), &self.results) {
+            Ok(verdict) => verdict,
+            Err(error) => return Standing::missing(id, error),
+        };
+        let (key, lines) = (verdict.key, verdict.lines);
+        let (state, runs, because, made) = match verdict.state {
+            Found::Hit(_) if forced => (State::Stale, true, Reason::Forced.to_string(), None),
+            Found::Hit(made) => (State::Cached, false, String::new(), Some(made)),
+            Found::Evicted(made, reason @ Reason::Gone { .. }) if !forced => {
+                (State::Evicted, false, reason.to_string(), Some(made))
+            }
+            Found::Evicted(_, reason) | Found::Run(reason) => match self.store.is_locked(&key) {
+                true => (State::Running, true, self.store.owner(&key).map_or(String::new(), |o| o.told("")), None),
+                false => (State::of(&reason), true, reason.to_string(), None),
+            },
+        };
+        let (key, lines) = (Some(key), explained.then_some(lines));
+        Standing { runs: Some(runs), because, key, made, lines, ..Standing::blank(id, state) }
+    }
+
+    /// Marks a task whose bytes are gone and needed: by a task that runs, or by the user.
+    fn demand(&mut self, id: TaskId) {
+        let Some(Standing { state: State::Evicted, made: Some(made), .. }) = &self.standings[id.0] else { return };
         let made = made.clone();
-        let mut followers = plan.graph.needed_by(id).into_iter().filter_map(|other| standings[other.0].as_ref()).peekable();
-        let needed = followers.peek().is_none() || followers.any(|other| other.runs != Some(false));
-        let needed = needed || !judge.is_put(plan.task(id), &made);
-        if let Some(standing) = standings[id.0].as_mut().filter(|_| needed) {
+        let followers = self.plan.graph.needed_by(id);
+        let followers: Vec<&Standing> = followers.iter().filter_map(|id| self.standings[id.0].as_ref()).collect();
+        let needed = followers.is_empty() || followers.iter().any(|other| other.runs != Some(false));
+        if (needed || !self.judge.is_put(self.plan.task(id), &made))
+            && let Some(standing) = self.standings[id.0].as_mut()
+        {
             standing.runs = Some(true);
         }
     }
