@@ -13,6 +13,11 @@
 //!     runs/<id>/                    what a run did: run.json, events.jsonl, log/
 //!     tmp/<pid>-<n>/                written here, then renamed into place; `.lock` beside it is held meanwhile
 //!     damaged/                      moved here, never read
+//!     claims/<pid>-<n>              keys whose results a process uses; locked while it lives. See `hold.rs`
+//!     trash/                        moved here to be removed
+//!     hold.lock, gc.lock            between runs and `cache gc`; the latter's time is that of the last `gc`
+//!   pins/<name>                     keys, a line each, whose results are kept
+//!   config.toml                     how large the cache may grow
 //! ```
 //!
 //! A result is published in this order: outputs written in `tmp`, digested, renamed into `objects`; the record last. What
@@ -21,7 +26,9 @@
 mod action;
 mod digest;
 mod explain;
+mod hold;
 mod judge;
+mod keep;
 mod key;
 mod known;
 mod lock;
@@ -32,7 +39,11 @@ mod survey;
 pub use action::{Action, Made, Object, Outputs, Variant};
 pub use digest::{Digests, files_below};
 pub use explain::{Comparison, Explained, compare, nearest};
+pub use hold::Hold;
 pub use judge::{Actions, Found, Judge, Results, Verdict, inputs};
+pub use keep::{
+    Bytes, Fault, Freed, GRACE, Item, Limits, Period, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
+};
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
@@ -44,6 +55,8 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use hold::Claims;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A cache on disk. Cheap to clone; every method may be called from any thread and any process.
@@ -51,6 +64,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Store {
     /// The versioned folder, `cache/v2`.
     root: PathBuf,
+    /// What this process uses; nothing for readers.
+    claims: Option<Arc<Claims>>,
 }
 
 /// What the cache knows of a key.
@@ -66,11 +81,12 @@ pub enum Lookup {
 impl Store {
     /// Opens a cache, making its folders if need be.
     pub fn open(folder: &Path) -> Result<Self> {
-        let store = Self::at(folder);
-        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged"] {
+        let mut store = Self::at(folder);
+        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged", "claims"] {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
         }
+        store.claims = Some(Arc::new(Claims::new(&store.root)));
         store.sweep();
         let tag = folder.join("CACHEDIR.TAG");
         if !tag.exists() {
@@ -82,7 +98,7 @@ impl Store {
 
     /// A cache to be read only; it need not exist.
     pub fn at(folder: &Path) -> Self {
-        Self { root: folder.join("v2") }
+        Self { root: folder.join("v2"), claims: None }
     }
 
     /// The memo of digests.
@@ -134,10 +150,12 @@ impl Store {
         names
     }
 
-    /// Writes a task's record: from here on its result exists.
+    /// Writes a task's record: from here on its result exists. To be called under the [`Hold`] that its outputs were put
+    /// in under.
     pub fn commit(&self, action: &Action) -> Result<()> {
         let sync = if action.boot.is_none() { Sync::Yes } else { Sync::No };
         write_aside_with(&self.action_path(&action.key), action.to_text().as_bytes(), sync)?;
+        self.claim(&action.key);
         // The work is done: its checkpoints have served. Failing to remove them costs space only. Whoever waits for the
         // lock looks for the record next, and finds it, even if the lock's file is gone by then.
         let _ = std::fs::remove_dir_all(self.scratch(&action.key));
