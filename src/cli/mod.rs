@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod cache;
 mod exec;
 mod graph;
 mod query;
@@ -35,6 +36,9 @@ enum Command {
     Status(status::Arguments),
     /// Find the database images nearest to the given ones
     Query(query::Arguments),
+    /// Show what the cache holds, free room, or check every byte
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Show the kinds of stages, their parameters and defaults
     Stages(stages::Arguments),
     /// Show which stage needs which
@@ -108,6 +112,7 @@ pub fn run() -> Result<u8> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
+        Command::Cache(command) => cache::run(&command),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
@@ -116,7 +121,8 @@ pub fn run() -> Result<u8> {
 
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 4] = ["HASHPIPE_CACHE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS"];
+    const KNOWN: [&str; 5] =
+        ["HASHPIPE_CACHE", "HASHPIPE_CACHE_MAX_SIZE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS"];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
         name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
     });

@@ -95,6 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let actions = records(&plan, &store, &everything(&plan, &store, &outcome));
     let summary = Summary::new(&plan, &actions, &output);
     finish(&summary, &outcome, &output, arguments.json, screen.as_mut())?;
+    if let Some(text) = super::cache::tidy(&arguments.folders.cache(&plan), &store) {
+        screen.say(&text);
+    }
     Ok(outcome.exit_code())
 }
 

@@ -1,12 +1,14 @@
 //! Events to screen and files. Knows nothing of how the work is done.
 
 mod json;
+mod meter;
 mod outputs;
 mod plain;
 mod summary;
 mod text;
 mod tty;
 
+pub use meter::Meter;
 pub use outputs::materialise;
 pub use summary::Summary;
 pub use text::{age, count, duration, metrics, plural, size, table};
