@@ -106,7 +106,7 @@ fn without_limits_only_what_nothing_can_use_goes() {
     gc(&space, &["--grace", "1ms"]);
     assert!(!left.exists() && !space.path("cache/v2/actions/ab/.1-2.tmp").exists());
     for folder in ["tmp", "trash", "claims"] {
-        assert_eq!(below(&space.path("cache/v2").join(folder)), [PathBuf::new(); 0], "{folder}");
+        assert_eq!(below(&space.path("cache/v2").join(folder)).len(), 0, "{folder}");
     }
     assert_eq!((states(&space), digests(&space)), before);
     for n in [1, 5] {
@@ -320,7 +320,12 @@ fn a_run_keeps_the_cache_to_its_limits_once_a_day() {
     limited(6);
     assert_eq!(objects(&space), 8, "not twice a day");
     let yesterday = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
-    std::fs::File::options().append(true).open(space.path("cache/v2/gc.lock")).unwrap().set_modified(yesterday).unwrap();
+    std::fs::File::options()
+        .append(true)
+        .open(space.path("cache/v2/gc.lock"))
+        .unwrap()
+        .set_modified(yesterday)
+        .unwrap();
     space.write("cache/config.toml", "max_size = \"huge\"\n");
     let warned = run_from(&space, 6).ok();
     assert!(warned.stderr.contains("config.toml:1:1"), "{}", warned.stderr);
@@ -343,7 +348,8 @@ fn du_adds_up() {
     assert_eq!((sum("stage", "results"), sum("stage", "bytes")), (6, 0), "{lines:?}");
     assert_eq!((sum("stage", "shared"), sum("shared", "number")), (2 * sum("shared", "bytes"), 4));
     assert_eq!((sum("unused", "bytes"), sum("unused", "number")), (4, 1));
-    let parts: u64 = lines.iter().filter(|line| line["what"] != "total").map(|line| line["bytes"].as_u64().unwrap()).sum();
+    let parts: u64 =
+        lines.iter().filter(|line| line["what"] != "total").map(|line| line["bytes"].as_u64().unwrap()).sum();
     assert_eq!(parts, sum("total", "bytes"));
     let text = space.hashpipe(&["cache", "du"]).ok().stdout;
     assert!(text.contains("command.sorted") && text.contains("hashpipe cache gc"), "{text}");
@@ -355,7 +361,10 @@ fn objects_are_for_all_who_may_enter_the_cache() {
     use std::os::unix::fs::PermissionsExt as _;
     let space = Space::empty();
     let run = "umask 077; echo 1 > {out.x}; echo 2 > {out.y}; chmod u+x {out.y}";
-    space.write("p.toml", format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\" }}\n"));
+    space.write(
+        "p.toml",
+        format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\" }}\n"),
+    );
     space.run(&[]).ok();
     let mode = |output| space.object("command.shy", output).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("x"), mode("y")), (0o444, 0o544));

@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn what_is_shared_goes_with_its_last_holder() {
         let mut all = inventory(vec![
-            result(0, false, 1.0, 1, &["shared"]),
+            result(0, false, 0.1, 1, &["shared"]),
             result(1, false, 2.0, 1, &["shared", "own"]),
             result(2, true, 3.0, 1, &["shared"]),
         ]);

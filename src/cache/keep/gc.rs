@@ -178,10 +178,14 @@ fn parts(store: &Store) -> (Vec<PathBuf>, Vec<Part>) {
     paths.filter_map(part).unzip()
 }
 
-/// Bytes that are free on the cache's disk for this user.
+/// Bytes that are free on the cache's disk for this user; more than any limit asks for, if that cannot be told.
 fn available(store: &Store) -> u64 {
+    // Systems differ in how wide these numbers are.
+    fn wide(n: impl Into<u64>) -> u64 {
+        n.into()
+    }
     let told = nix::sys::statvfs::statvfs(&store.root);
-    told.map_or(u64::MAX / 2, |disk| u64::from(disk.blocks_available()) * u64::from(disk.fragment_size()))
+    told.map_or(u64::MAX / 2, |disk| wide(disk.blocks_available()) * wide(disk.fragment_size()))
 }
 
 /// Moves things away and removes them.
@@ -314,4 +318,131 @@ fn outputs(key: &Key, path: &Path) -> Result<Vec<String>> {
     let outputs: BTreeSet<String> =
         action.into_iter().flat_map(|action| action.outputs.into_values()).map(|object| object.digest).collect();
     Ok(outputs.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Line, Outputs, Variant, key};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn request(now: SystemTime) -> Request {
+        Request { limits: Limits::default(), grace: Duration::from_millis(1), dry_run: false, now }
+    }
+
+    fn later(days: u32) -> SystemTime {
+        SystemTime::now() + days * DAY
+    }
+
+    /// Puts files with these texts into the cache.
+    fn put(store: &Store, texts: &[&str]) -> Outputs {
+        let work = store.workspace().unwrap();
+        let names: Vec<String> = (0..texts.len()).map(|n| format!("{n}")).collect();
+        for (name, text) in names.iter().zip(texts) {
+            std::fs::write(work.path().join(name), text).unwrap();
+        }
+        store.put_outputs(work.path(), &names, false).unwrap()
+    }
+
+    /// Publishes a result with a key made of `part`.
+    fn publish(store: &Store, part: &str, outputs: Outputs, other: Option<Outputs>) -> Key {
+        let lines = vec![Line { name: "part".into(), value: part.into() }];
+        let variant = |outputs| Variant { outputs, metrics: Default::default(), made: 0, run: String::new() };
+        let action = crate::cache::Action {
+            key: key(&lines),
+            lines,
+            kind: "command".into(),
+            outputs,
+            varies: vec![],
+            metrics: Default::default(),
+            facts: Default::default(),
+            warnings: vec![],
+            seconds: 1.0,
+            usage: None,
+            threads: 1,
+            gpus: vec![],
+            gpu_memory: None,
+            host: String::new(),
+            made: 0,
+            run: String::new(),
+            log: String::new(),
+            boot: None,
+            variants: other.map(variant).into_iter().collect(),
+        };
+        store.commit(&action).unwrap();
+        action.key
+    }
+
+    fn is_there(store: &Store, outputs: &Outputs) -> bool {
+        outputs.values().all(|object| store.object_path(object).exists())
+    }
+
+    #[test]
+    fn what_was_published_since_the_choice_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let gc = Store::open(folder.path()).unwrap();
+        let [again, never] = ["again", "never"].map(|text| put(&gc, &[text]));
+        let inventory = Inventory::take(&gc).unwrap();
+        let plan = plan(&gc, &inventory, &request(later(1)));
+        assert_eq!(plan.items.len(), 2);
+        std::fs::create_dir_all(trash(&gc)).unwrap();
+        // A run that begins and ends meanwhile gives the very bytes that lay there of no use.
+        let run = Store::open(folder.path()).unwrap();
+        let outputs = put(&run, &["again"]);
+        publish(&run, "a", outputs, None);
+        drop(run);
+        let since = SystemTime::now();
+        let mut sweep = Sweep { store: &gc, inventory: &inventory, since, gone: vec![], failures: vec![] };
+        sweep.batch(&plan.items, &|_| {}).unwrap();
+        assert!(is_there(&gc, &again) && !is_there(&gc, &never));
+        assert_eq!(sweep.gone.len(), 1);
+    }
+
+    #[test]
+    fn what_a_key_gave_later_goes_and_what_it_gave_first_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let [first, later_one] = [["a", "same"], ["b", "same"]].map(|texts| put(&store, &texts));
+        publish(&store, "x", first.clone(), Some(later_one.clone()));
+        let freed = gc(&store, &request(later(1)), &|_| {}).unwrap();
+        assert_eq!(
+            freed.items.iter().map(Item::because).collect::<Vec<_>>(),
+            ["its key's first result is used instead"]
+        );
+        assert!(is_there(&store, &first) && !is_there(&store, &later_one));
+    }
+
+    #[test]
+    fn unfinished_work_may_be_gone_on_from_for_two_weeks() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let done = publish(&store, "done", put(&store, &["x"]), None);
+        let evicted = publish(&store, "evicted", put(&store, &["y"]), None);
+        std::fs::remove_file(store.object_path(&store.action(&evicted).unwrap().outputs["0"])).unwrap();
+        let [left, locked] = ["1", "2"].map(|digit| Key::parse(&digit.repeat(64)).unwrap());
+        let all = [&done, &evicted, &left, &locked];
+        for key in all {
+            std::fs::create_dir_all(store.scratch(key)).unwrap();
+            std::fs::write(store.scratch(key).join("epoch"), "7").unwrap();
+        }
+        let _lock = store.try_lock(&locked).unwrap();
+        let there = || all.map(|key| store.scratch(key).exists());
+        gc(&store, &request(later(13)), &|_| {}).unwrap();
+        assert_eq!(there(), [false, true, true, true]);
+        gc(&store, &request(later(15)), &|_| {}).unwrap();
+        assert_eq!(there(), [false, false, false, true]);
+    }
+
+    #[test]
+    fn what_was_damaged_may_be_looked_into_for_a_month() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let damaged = store.root.join("damaged/x");
+        std::fs::write(&damaged, "x").unwrap();
+        for (days, stays) in [(29, true), (31, false)] {
+            gc(&store, &request(later(days)), &|_| {}).unwrap();
+            assert_eq!(damaged.exists(), stays, "{days} days");
+        }
+    }
 }
