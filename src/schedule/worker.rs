@@ -69,7 +69,7 @@ impl Order {
 
     /// A result made from files that changed meanwhile is not that of its key.
     fn check_sources(&self, store: &Store) -> Result<()> {
-        let mut digests = store.digests();
+        let digests = store.digests();
         for (path, before) in &self.sources {
             if digests.path(path).ok().as_ref() != Some(before) {
                 return Err(Error::new(
