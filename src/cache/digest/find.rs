@@ -43,6 +43,9 @@ impl Files for Below<'_> {
     }
 }
 
+/// So many files are enough for all threads; what is found of them takes more room while it is not sorted out.
+const BLOCK: usize = 1 << 15;
+
 /// A file's digest, and whether its owner may execute it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
@@ -71,20 +74,16 @@ impl Digests {
     pub(super) fn find<F: Files + ?Sized>(&self, files: &F) -> Result<Vec<Found>> {
         let (mut found, unread) = self.look(files)?;
         if !unread.is_empty() {
-            let hashes = self.read(files, &unread);
+            let read = self.read(files, &unread, &mut found);
             // Also what was read before something went wrong.
             self.known.keep();
-            for (unread, hash) in unread.iter().zip(hashes?) {
-                found[unread.index].hash = hash;
-            }
+            read?;
         }
         Ok(found)
     }
 
     /// Looks at every file. Those that have to be read are found with a digest of zeros.
     fn look<F: Files + ?Sized>(&self, files: &F) -> Result<(Vec<Found>, Vec<Unread>)> {
-        /// What is found takes more room while it is not sorted out.
-        const BLOCK: usize = 1 << 15;
         /// Fewer are not worth another thread.
         const FEW: usize = 32;
         let (base, now) = (super::current_folder()?, now());
@@ -130,22 +129,24 @@ impl Digests {
     }
 
     /// Reads files side by side, and each large one with all threads.
-    fn read<F: Files + ?Sized>(&self, files: &F, unread: &[Unread]) -> Result<Vec<Hash>> {
+    fn read<F: Files + ?Sized>(&self, files: &F, unread: &[Unread], found: &mut [Found]) -> Result<()> {
         let _reading = self.watch.expect(unread.iter().map(|file| file.looks.stamp.size).sum());
-        let read = unread.par_iter().map_init(PathBuf::new, |room, file| {
-            match self.read_one(files.path(file.index, room), file) {
-                Err(error) if error.kind() == Kind::Interrupted => Err(error),
-                read => Ok(read),
-            }
-        });
-        let (mut hashes, mut faults) = (Vec::with_capacity(unread.len()), Faults::default());
-        for read in read.collect::<Result<Vec<_>>>()? {
-            match read {
-                Ok(hash) => hashes.push(hash),
-                Err(fault) => faults.push(fault),
+        let mut faults = Faults::default();
+        for block in unread.chunks(BLOCK) {
+            let read = block.par_iter().map_init(PathBuf::new, |room, file| {
+                match self.read_one(files.path(file.index, room), file) {
+                    Err(error) if error.kind() == Kind::Interrupted => Err(error),
+                    read => Ok(read),
+                }
+            });
+            for (file, read) in block.iter().zip(read.collect::<Result<Vec<_>>>()?) {
+                match read {
+                    Ok(hash) => found[file.index].hash = hash,
+                    Err(fault) => faults.push(fault),
+                }
             }
         }
-        faults.or(hashes)
+        faults.or(())
     }
 
     fn read_one(&self, path: &Path, file: &Unread) -> Result<Hash> {

@@ -38,7 +38,8 @@ impl Journal {
     pub(super) fn load(&self) -> Memo {
         let mut memo = Memo::default();
         if let Ok(file) = File::open(&self.path) {
-            memo.reserve(size(&file) as usize / RECORD);
+            // Not more for a huge file that is not ours: asking for too much memory ends the process.
+            memo.reserve((size(&file) as usize / RECORD).min(1 << 20));
             memo.take_in(file);
         }
         memo

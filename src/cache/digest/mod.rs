@@ -18,7 +18,7 @@ mod watch;
 pub use walk::files_below;
 pub use watch::Watch;
 
-use super::key::digest_of_lines;
+use super::key::LineDigest;
 use crate::error::{Error, Result};
 use blake3::Hash;
 use find::{Below, Found};
@@ -94,11 +94,12 @@ impl Digests {
     pub fn folder(&self, path: &Path) -> Result<String> {
         let tree = Tree::below(path, &self.watch)?;
         let found = self.find(&Below { folder: path, names: &tree.files })?;
-        let files = tree.files.iter().zip(found.iter().map(line));
-        let mut lines: Vec<(&String, String)> =
-            files.chain(tree.empty.iter().map(|name| (name, String::new()))).collect();
-        lines.sort_unstable();
-        Ok(digest_of_lines(lines.iter().map(|(name, content)| [name.as_str(), content.as_str()])))
+        let mut digest = LineDigest::new();
+        for (name, Found { hash, executable }) in tree.files.iter().zip(found) {
+            digest.add(name, &format!("{}{}", hash.to_hex(), if executable { " x" } else { "" }));
+        }
+        tree.empty.iter().for_each(|name| digest.add(name, ""));
+        Ok(digest.finish())
     }
 
     /// Digest of a file or a folder.
@@ -136,11 +137,6 @@ impl Digests {
 /// Digest of a file or a folder, without any memo.
 pub(super) fn hash_path(path: &Path) -> Result<String> {
     Digests::new(Known::nothing()).path(path)
-}
-
-/// What a folder's digest holds of a file beside its name.
-fn line(found: &Found) -> String {
-    format!("{}{}", found.hash.to_hex(), if found.executable { " x" } else { "" })
 }
 
 /// The error for a file that cannot be opened or looked at.

@@ -1,5 +1,6 @@
 //! What the memo may and may not be trusted with.
 
+use super::super::key::digest_of_lines;
 use super::*;
 use crate::error::Kind;
 use std::fs::File;
