@@ -7,7 +7,7 @@
 //!     actions/8b/8b3d40...json      key -> record: key lines; each output's size and blake3; metrics; seconds; host
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     known/coco                    what each task of this pipeline came to, attempt by attempt: a memo
-//!     digests                       path, size, times, inode -> blake3: a memo, safe to delete
+//!     digests                       path, inode, size, times -> blake3: a memo, safe to delete
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs,
 //!                                   `.owner` says by whom and how far it is
 //!     runs/<id>/                    what a run did: run.json, events.jsonl, log/
@@ -30,7 +30,7 @@ mod reason;
 mod survey;
 
 pub use action::{Action, Made, Object, Outputs, Variant};
-pub use digest::{Digests, files_below};
+pub use digest::{Digests, Watch, files_below};
 pub use explain::{Comparison, Explained, compare, nearest};
 pub use judge::{Actions, Found, Judge, Results, Verdict, inputs};
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
@@ -51,6 +51,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Store {
     /// The versioned folder, `cache/v2`.
     root: PathBuf,
+    writes: bool,
 }
 
 /// What the cache knows of a key.
@@ -66,7 +67,7 @@ pub enum Lookup {
 impl Store {
     /// Opens a cache, making its folders if need be.
     pub fn open(folder: &Path) -> Result<Self> {
-        let store = Self::at(folder);
+        let store = Self { writes: true, ..Self::at(folder) };
         for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged"] {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
@@ -82,12 +83,13 @@ impl Store {
 
     /// A cache to be read only; it need not exist.
     pub fn at(folder: &Path) -> Self {
-        Self { root: folder.join("v2") }
+        Self { root: folder.join("v2"), writes: false }
     }
 
     /// The memo of digests.
     pub fn digests(&self) -> Digests {
-        Digests::open(self.root.join("digests"))
+        let memo = self.root.join("digests");
+        if self.writes { Digests::open(memo) } else { Digests::read_only(memo) }
     }
 
     fn action_path(&self, key: &Key) -> PathBuf {

@@ -1,7 +1,7 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Actions, Results, Standing, State, Store, survey};
+use crate::cache::{Actions, Results, Standing, State, Store, Watch, survey};
 use crate::error::{Error, Place, Result};
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
@@ -9,6 +9,7 @@ use crate::schedule::{self, INTERRUPTS, Options, Outcome};
 use clap::Args;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[derive(Debug, Args)]
@@ -75,7 +76,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let store = Store::open(&arguments.folders.cache(&plan))?;
     let output = arguments.folders.output(&plan);
-    watch_for_interrupts()?;
+    let watch = Arc::new(Watch::default());
+    watch_for_interrupts(watch.clone())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         jobs: arguments.jobs.map_or(cores, usize::from),
@@ -84,6 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         targets,
         force,
         no_wait: arguments.no_wait,
+        watch,
         run: String::new(),
         logs: output.join("log"),
     };
@@ -175,9 +178,7 @@ fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], jso
     }
     let rows: Vec<Vec<String>> = standings
         .iter()
-        .map(|standing| {
-            vec![would(standing).into(), plan.task(standing.task).name.clone(), standing.because.clone()]
-        })
+        .map(|standing| vec![would(standing).into(), plan.task(standing.task).name.clone(), standing.because.clone()])
         .collect();
     print(&table(&["would", "task", "because"], &rows));
     needs(plan, &standings);
@@ -237,10 +238,11 @@ fn needs(plan: &Plan, standings: &[Standing]) {
     }
 }
 
-fn watch_for_interrupts() -> Result<()> {
+fn watch_for_interrupts(watch: Arc<Watch>) -> Result<()> {
     /// Presses after which nothing is waited for any more: the tasks end with their runner.
     const AT_ONCE: usize = 3;
-    ctrlc::set_handler(|| {
+    ctrlc::set_handler(move || {
+        watch.stop();
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
             std::process::exit(i32::from(crate::error::Kind::Interrupted.exit_code()));
         }

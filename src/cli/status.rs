@@ -73,8 +73,8 @@ fn one(arguments: &Arguments, file: &Path) -> Result<u8> {
             })
             .collect();
         print(&table(&["task", "state", "key", "made", "size", "because, or what it measured"], &rows));
-        let counts = State::ALL
-            .map(|state| (standings.iter().filter(|standing| standing.state == state).count(), state.word()));
+        let counts =
+            State::ALL.map(|state| (standings.iter().filter(|standing| standing.state == state).count(), state.word()));
         let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}"));
         print(&format!("\n{}", counts.collect::<Vec<_>>().join(", ")));
     }

@@ -92,7 +92,10 @@ impl<'a> Planner<'a> {
                     match misnamed(config, kind, name, table) {
                         Some(fault) => faults.push(fault),
                         None => {
-                            found = shape.as_ref().map(|s| check::check(config, kind.name, name, s, table)).unwrap_or_default();
+                            found = shape
+                                .as_ref()
+                                .map(|s| check::check(config, kind.name, name, s, table))
+                                .unwrap_or_default();
                             faults.append(&mut found.errors);
                         }
                     }

@@ -12,11 +12,12 @@ mod worker;
 pub use run::run;
 pub use state::{State, States};
 
-use crate::cache::{Key, Results};
+use crate::cache::{Key, Results, Watch};
 use crate::error::{Error, Kind};
 use crate::plan::TaskId;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 /// How to run.
@@ -34,6 +35,8 @@ pub struct Options {
     pub targets: Vec<TaskId>,
     /// Run these even if their results are there.
     pub force: Vec<TaskId>,
+    /// Sees how much of the inputs is read, and can end it.
+    pub watch: Arc<Watch>,
     /// This run's name.
     pub run: String,
     /// Folder of the logs.

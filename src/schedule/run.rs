@@ -5,7 +5,7 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Judge, Key, Line, Made, Outputs, Reason, Found, Results, Store, file_name, inputs,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Outputs, Reason, Results, Store, file_name, inputs,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Before anything runs, if inputs of any task are missing (unless `keep_going`). Failures of tasks are in the outcome.
 pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&Event)) -> Result<Outcome> {
     let wanted = plan.graph.with_needs(&options.targets);
-    let mut judge = Judge::new(plan, store);
+    let mut judge = Judge::watched(plan, store, options.watch.clone());
     if !options.keep_going {
         let missing = wanted.iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
         if let Some(error) = Error::all(missing) {
@@ -162,6 +162,10 @@ impl Run<'_> {
         let task = self.plan.task(id);
         let verdict = match self.judge.judge(task, &self.results) {
             Ok(verdict) => verdict,
+            Err(error) if error.kind() == Kind::Interrupted => {
+                self.states.set(id, State::Stopped);
+                return self.give_up_followers(id);
+            }
             Err(error) => return self.fail(id, error, None),
         };
         self.keys.insert(id, verdict.key.clone());
@@ -332,6 +336,7 @@ impl Run<'_> {
             log,
             share,
             guards,
+            digests: self.judge.digests().clone(),
             again: matches!(waiting.reason, Reason::Forced | Reason::Always),
             wait: !self.options.no_wait,
             cached: task.step.is_cached(),
@@ -521,8 +526,7 @@ impl Run<'_> {
         self.options.logs.join(format!("{}.txt", file_name(&self.plan.task(id).name)))
     }
 
-    fn end(mut self, seconds: f64) -> Result<Outcome> {
-        self.judge.save()?;
+    fn end(self, seconds: f64) -> Result<Outcome> {
         self.judge.close()?;
         let count = |state| self.states.count(state);
         (self.show)(&Event::End {

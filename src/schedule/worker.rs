@@ -2,7 +2,9 @@
 
 use super::guard::{self, Guard};
 use super::slots::Share;
-use crate::cache::{Action, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, this_boot, write_aside_with};
+use crate::cache::{
+    Action, Digests, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, this_boot, write_aside_with,
+};
 use crate::error::{Error, Kind, Result};
 use crate::plan::TaskId;
 use crate::process::{self, Usage};
@@ -57,6 +59,7 @@ pub(super) struct Order {
     pub(super) share: Share,
     /// The user's own files it reads.
     pub(super) guards: Vec<Guard>,
+    pub(super) digests: Digests,
     /// Run even if the result appears meanwhile.
     pub(super) again: bool,
     /// Wait for another run that works on the same key.
@@ -158,7 +161,7 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     let _lock = wait_for_lock(store, order, leash, notes)?;
     if !order.again
         && store.action(&order.key).is_some()
-        && let Lookup::Hit(_) = store.find(&order.key, &mut store.digests())
+        && let Lookup::Hit(_) = store.find(&order.key, &order.digests)
         && let Some(action) = store.action(&order.key)
     {
         return Ok(Ended::Shared(Box::new(action)));
@@ -180,7 +183,7 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     }
     let seconds = started.elapsed().as_secs_f64();
     let _ = notes.send(Note::Computed(order.id));
-    guard::check(&order.guards, store, &order.name)?;
+    guard::check(&order.guards, &order.digests, &order.name)?;
     let missing: Vec<&str> =
         order.outputs.iter().map(String::as_str).filter(|name| !job.outputs.join(name).exists()).collect();
     if !missing.is_empty() {
@@ -233,7 +236,8 @@ fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
         let differ = first.differences(&action.outputs);
         let kept = store.is_complete(&first);
         if !differ.is_empty() {
-            let which = if kept { "the first result is kept" } else { "the first result's bytes are gone: this one is used" };
+            let which =
+                if kept { "the first result is kept" } else { "the first result's bytes are gone: this one is used" };
             warnings.push(
                 Error::new(Kind::Cache, format!("`{}` is not deterministic", order.name))
                     .note(format!("`{}` differs from what the same key gave before", differ.join("`, `")))
@@ -275,7 +279,8 @@ fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Not
             }
             if note != told {
                 let (done, total) = owner.map_or((0, 0), |owner| (owner.done, owner.total));
-                let _ = notes.send(Note::Said(order.id, Message::Progress { done, total, note: format!("waits: {note}") }));
+                let _ =
+                    notes.send(Note::Said(order.id, Message::Progress { done, total, note: format!("waits: {note}") }));
                 told = note;
             }
         }

@@ -1,8 +1,8 @@
 //! Everything a running stage may ask of the world, and what it says back.
 
 use super::Ref;
-use crate::process::Usage;
 use crate::error::{Error, Result};
+use crate::process::Usage;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

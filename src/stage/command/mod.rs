@@ -110,7 +110,8 @@ impl Stage for Command {
         if self.run.texts().first().is_none_or(|first| first.trim().is_empty()) {
             errors.push(("run", Error::input("`run` is empty").hint("write `run = [\"program\", \"argument\"]`")));
         }
-        for (key, names) in [("inputs", keys(&self.inputs)), ("params", keys(&self.params)), ("outputs", keys(&self.outputs))]
+        for (key, names) in
+            [("inputs", keys(&self.inputs)), ("params", keys(&self.params)), ("outputs", keys(&self.outputs))]
         {
             let odd = names.into_iter().filter(|name| !is_name(name));
             errors.extend(odd.map(|name| {
@@ -171,7 +172,8 @@ fn ending(path: &str) -> String {
 
 /// Whether a path stays below the folder it is taken from.
 fn stays_below(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 impl Command {
@@ -382,7 +384,8 @@ mod tests {
 
     #[test]
     fn what_is_at_its_default_or_no_part_of_the_result_is_not_in_the_parameters() {
-        let params = serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
+        let params =
+            serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
         assert_eq!(params, json!({"run": "x", "inputs": {}, "params": {}, "outputs": {}, "env": []}));
     }
 }
