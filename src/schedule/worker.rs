@@ -3,7 +3,7 @@
 use super::guard::{self, Guard};
 use super::slots::Share;
 use crate::cache::{
-    Action, Digests, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, this_boot, write_aside_with,
+    Action, Digests, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot, write_aside_with,
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::TaskId;
@@ -166,13 +166,57 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     {
         return Ok(Ended::Shared(Box::new(action)));
     }
+    let mut owner = owner(order);
+    store.set_owner(&order.key, &owner);
+    let mut told = Instant::now();
+    let computed = compute(store, order, &store.scratch(&order.key), leash, &mut |message| {
+        // How often whoever waits for this, or looks at it, sees it move.
+        const EVERY: Duration = Duration::from_secs(1);
+        if let Message::Progress { done, total, note } = &message
+            && told.elapsed() >= EVERY
+        {
+            told = Instant::now();
+            (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
+            store.set_owner(&order.key, &owner);
+        }
+        let _ = notes.send(Note::Said(order.id, message));
+    })?;
+    let _ = notes.send(Note::Computed(order.id));
+    guard::check(&order.guards, &order.digests, &order.name)?;
+    let Computed { outputs: folder, heard, seconds, .. } = &computed;
+    // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
+    const WORTH_A_SYNC: f64 = 2.0;
+    let sync = *seconds >= WORTH_A_SYNC;
+    let outputs = store.put_outputs(folder, &order.outputs, sync)?;
+    let action = record(order, heard, outputs, *seconds, (!sync).then(|| this_boot().to_string()));
+    publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
+}
+
+/// What a process left behind that ended well. Its outputs go when this is dropped.
+pub(super) struct Computed {
+    _workspace: Workspace,
+    /// The folder of its outputs.
+    pub(super) outputs: PathBuf,
+    pub(super) heard: Heard,
+    /// Wall time.
+    pub(super) seconds: f64,
+}
+
+/// Runs a task's process to its end, apart from the cache.
+pub(super) fn compute(
+    store: &Store,
+    order: &Order,
+    scratch: &Path,
+    leash: &Leash,
+    hear: &mut dyn FnMut(Message),
+) -> Result<Computed> {
     let started = Instant::now();
     let workspace = store.workspace()?;
-    let job = job(store, order, workspace.path())?;
+    let job = job(store, order, workspace.path(), scratch)?;
     let log = create(&order.log)?;
     let mut child = spawn(order, workspace.path(), log)?;
     leash.hold(child.stdin.take());
-    let mut heard = listen(&mut child, store, order, notes);
+    let mut heard = listen(&mut child, hear);
     let status = end(&mut child, order)?;
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
         // However a task ends that was told to: it did not fail.
@@ -181,21 +225,14 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     if let Some(error) = leash.pulled() {
         return Err(error);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let _ = notes.send(Note::Computed(order.id));
-    guard::check(&order.guards, &order.digests, &order.name)?;
     let missing: Vec<&str> =
         order.outputs.iter().map(String::as_str).filter(|name| !job.outputs.join(name).exists()).collect();
     if !missing.is_empty() {
         return Err(Error::new(Kind::Stage, format!("`{}` did not write `{}`", order.name, missing.join("`, `")))
             .hint("this is a fault of hashpipe: please report it"));
     }
-    // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
-    const WORTH_A_SYNC: f64 = 2.0;
-    let sync = seconds >= WORTH_A_SYNC;
-    let outputs = store.put_outputs(&job.outputs, &order.outputs, sync)?;
-    let action = record(order, heard, outputs, seconds, (!sync).then(|| this_boot().to_string()));
-    publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Computed { _workspace: workspace, outputs: job.outputs, heard, seconds })
 }
 
 /// Waits for the process, and ends what it left behind.
@@ -205,16 +242,16 @@ fn end(child: &mut Child, order: &Order) -> Result<ExitStatus> {
     child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
 }
 
-fn record(order: &Order, heard: Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
+fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
     Action {
         key: order.key.clone(),
         lines: order.lines.clone(),
         kind: order.kind.to_string(),
         outputs,
         varies: order.varies.clone(),
-        metrics: heard.metrics,
-        facts: heard.facts,
-        warnings: heard.warnings,
+        metrics: heard.metrics.clone(),
+        facts: heard.facts.clone(),
+        warnings: heard.warnings.clone(),
         seconds,
         usage: heard.usage,
         threads: order.share.threads,
@@ -290,7 +327,7 @@ fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Not
 }
 
 /// Lays out the task's folder and describes it in `task.json`.
-fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
+fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Job> {
     let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io("find", &path, &e));
     let job = Job {
         task: order.name.clone(),
@@ -299,7 +336,7 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         inputs: order.inputs.clone(),
         project: order.project.clone(),
         outputs: absolute(folder.join("outputs"))?,
-        scratch: absolute(store.scratch(&order.key))?,
+        scratch: absolute(scratch.to_path_buf())?,
         threads: order.share.threads,
         gpu: order.share.gpu,
     };
@@ -338,9 +375,10 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
         .map_err(|e| Error::io("start", &program, &e))
 }
 
+/// What a task told.
 #[derive(Default)]
-struct Heard {
-    metrics: BTreeMap<String, f64>,
+pub(super) struct Heard {
+    pub(super) metrics: BTreeMap<String, f64>,
     facts: BTreeMap<String, String>,
     warnings: Vec<String>,
     failed: Option<Error>,
@@ -348,11 +386,8 @@ struct Heard {
 }
 
 /// Reads what the task says until it closes its mouth.
-fn listen(child: &mut Child, store: &Store, order: &Order, notes: &Sender<Note>) -> Heard {
+fn listen(child: &mut Child, hear: &mut dyn FnMut(Message)) -> Heard {
     let mut heard = Heard::default();
-    let mut owner = owner(order);
-    store.set_owner(&order.key, &owner);
-    let mut told = Instant::now();
     let Some(stdout) = child.stdout.take() else { return heard };
     for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
         let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
@@ -366,17 +401,9 @@ fn listen(child: &mut Child, store: &Store, order: &Order, notes: &Sender<Note>)
             Message::Warning { text } => heard.warnings.push(text.clone()),
             Message::Failed { error, exit_code } => heard.failed = Some(Error::rendered(error, *exit_code)),
             Message::Usage(usage) => heard.usage = Some(*usage),
-            Message::Progress { done, total, note } => {
-                // How often whoever waits for this, or looks at it, sees it move.
-                const EVERY: Duration = Duration::from_secs(1);
-                if told.elapsed() >= EVERY {
-                    told = Instant::now();
-                    (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
-                    store.set_owner(&order.key, &owner);
-                }
-            }
+            Message::Progress { .. } => {}
         }
-        let _ = notes.send(Note::Said(order.id, message));
+        hear(message);
     }
     heard
 }
