@@ -51,7 +51,9 @@ impl Stage for Encode {
         let images = Images::new(list, cx.images(&self.list)?.to_path_buf(), card.transform.clone());
         let (total, mut zeros) = (images.len() as u64, 0);
         let mut codes = Codes::new(card.bits)?;
-        model::encode(&network, &images, self.batch, &device, &mut |index, logits| {
+        let order: Vec<u32> = (0..total as u32).collect();
+        let batches = order.chunks(self.batch.max(1)).map(<[u32]>::to_vec).collect();
+        model::encode(&network, &images, batches, &device, &mut |index, logits| {
             for (position, outputs) in index.iter().zip(logits.chunks_exact(card.bits)) {
                 zeros += codes.push(outputs).map_err(|refusal| {
                     anyhow::Error::from(crate::error::Error::from(refusal)).context(format!(
