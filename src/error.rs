@@ -19,6 +19,8 @@ pub enum Kind {
     Changed,
     /// The cache holds something it should not.
     Cache,
+    /// An output is not what its stage promises, or lists break the protocol that was asked for.
+    Contract,
     /// A file could not be read or written.
     Io,
     /// Stopped by the user.
@@ -26,8 +28,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Input, Self::Data, Self::Stage, Self::Changed, Self::Cache, Self::Io, Self::Interrupted];
+    const ALL: [Self; 8] =
+        [Self::Input, Self::Data, Self::Stage, Self::Changed, Self::Cache, Self::Contract, Self::Io, Self::Interrupted];
 
     /// The process's exit code, as documented in README.md.
     pub fn exit_code(self) -> u8 {
@@ -36,6 +38,7 @@ impl Kind {
             Self::Input | Self::Data => 2,
             Self::Changed => 4,
             Self::Cache => 5,
+            Self::Contract => 7,
             Self::Interrupted => 130,
         }
     }

@@ -8,6 +8,7 @@
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     last/coco/train.hashnet@...   the key this task last had in this pipeline, for `status` and reasons
 //!     digests                       path, size, times, inode -> blake3: a memo, safe to delete
+//!     shards/3c/3ccf01...           codes of parts of lists, named by what they were made from; each has a checksum
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs
 //!     tmp/<pid>-<n>/                written here, then renamed into place; `.lock` beside it is held meanwhile
 //!     damaged/                      moved here, never read
@@ -106,6 +107,11 @@ impl Store {
     /// Folder of a key's unfinished work.
     pub fn scratch(&self, key: &Key) -> PathBuf {
         self.root.join("scratch").join(key.as_str())
+    }
+
+    /// Folder of finished parts of results, for all tasks.
+    pub fn shards(&self) -> PathBuf {
+        self.root.join("shards")
     }
 
     /// The record of a key, whether or not its objects are there. One that cannot be read does not exist.

@@ -75,10 +75,7 @@ impl Linear {
 
 /// Passes rows on in blocks of one size, the last filled up with zeros: in which order a product is added up depends on
 /// its size, and an image's code must not depend on how many others are encoded with it.
-fn in_blocks(
-    xs: &Tensor,
-    layer: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
-) -> candle_core::Result<Tensor> {
+fn in_blocks(xs: &Tensor, layer: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Tensor> {
     let rows = xs.dim(0)?;
     let block = |start: usize| {
         let count = BLOCK.min(rows - start);

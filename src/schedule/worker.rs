@@ -226,6 +226,8 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         project: order.project.clone(),
         outputs: absolute(folder.join("outputs"))?,
         scratch: absolute(store.scratch(&order.key))?,
+        shards: absolute(store.shards())?,
+        extends_from: BTreeMap::new(),
         threads: order.share.threads,
         gpu: order.share.gpu,
     };
@@ -285,7 +287,7 @@ fn listen(child: &mut Child, order: &Order, notes: &Sender<Note>) -> Heard {
             }
             Message::Warning { text } => heard.warnings.push(text.clone()),
             Message::Failed { error, exit_code } => heard.failed = Some(Error::rendered(error, *exit_code)),
-            Message::Progress { .. } => {}
+            Message::Progress { .. } | Message::Fact { .. } => {}
         }
         let _ = notes.send(Note::Said(order.id, message));
     }

@@ -1,7 +1,7 @@
 //! Everything a running stage may ask of the world, and what it says back.
 
 use super::Ref;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +28,11 @@ pub struct Job {
     pub outputs: PathBuf,
     /// Folder that outlives a failed attempt: checkpoints to resume from.
     pub scratch: PathBuf,
+    /// Folder of finished parts of results, shared by all tasks of the cache; it need not exist.
+    pub shards: PathBuf,
+    /// Outputs of a smaller result to go on from, by name, with the digests of its record; empty if there is none.
+    #[serde(default)]
+    pub extends_from: BTreeMap<String, Input>,
     /// Threads to use.
     pub threads: usize,
     /// Slot of the GPU to use, if any.
@@ -52,6 +57,8 @@ pub enum Message {
     Progress { done: u64, total: u64, note: String },
     /// A figure worth showing beside the stage.
     Metric { name: String, value: f64 },
+    /// Something that is known of the result, for whoever asks; shown nowhere by itself.
+    Fact { name: String, text: String },
     /// Something the user should know; kept with the result.
     Warning { text: String },
     /// It failed: the rendered error and the exit code that goes with it.
@@ -107,6 +114,30 @@ impl Ctx {
         &self.job.scratch
     }
 
+    /// Where finished parts of results are kept, for all tasks of the cache.
+    pub fn shards(&self) -> &Path {
+        &self.job.shards
+    }
+
+    /// An output of a smaller result to go on from.
+    pub fn extends_from(&self, output: &str) -> Option<&Input> {
+        self.job.extends_from.get(output)
+    }
+
+    /// Checks that an input still is what its digest says. To be called after it was read, where what is made of it is
+    /// kept even if the task fails.
+    pub fn check_unchanged(&self, input: &Ref) -> Result<()> {
+        let Input { path, digest, .. } = self.input(input)?;
+        let mut hasher = blake3::Hasher::new();
+        let read = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+        read.map_err(|e| Error::io("read", path, &e))?;
+        if hasher.finalize().to_hex().as_str() != digest {
+            return Err(Error::new(Kind::Changed, format!("`{}` changed while it was read", input.0))
+                .hint("run again once the file is no longer written to"));
+        }
+        Ok(())
+    }
+
     /// The folder that relative paths of a pipeline are taken from.
     pub fn project(&self) -> &Path {
         &self.job.project
@@ -134,6 +165,11 @@ impl Ctx {
     /// Reports a figure worth showing beside the stage.
     pub fn metric(&mut self, name: impl Into<String>, value: f64) {
         (self.say)(Message::Metric { name: name.into(), value });
+    }
+
+    /// Notes something about the result that is nobody's concern until asked for.
+    pub fn fact(&mut self, name: impl Into<String>, text: impl Into<String>) {
+        (self.say)(Message::Fact { name: name.into(), text: text.into() });
     }
 
     /// Tells the user something that does not stop the work.

@@ -1,17 +1,20 @@
 //! `[train.*]`: a hashing network learns from a list.
 
-use super::{Ctx, Describe, Ref, Resources, Stage};
+use super::contract::{agree, readable};
+use super::{Ctx, Describe, Extends, Input, Ref, Resources, Stage};
 use crate::dataset::{Images, List};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Recipe, Tick, weights};
+use crate::model::{self, Files, Made, Recipe, Record, Shorter, Tick, Trained, weights};
+use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
 /// A network that turns images into codes, learned from labelled images.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -103,13 +106,27 @@ fn transform() -> Transform {
 
 impl Describe for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Train a hashing network";
 }
 
 impl Stage for Train {
     fn outputs(&self) -> Vec<&'static str> {
-        vec!["model", "log"]
+        let state = self.extends().map(|_| "state");
+        ["model", "log"].into_iter().chain(state).collect()
+    }
+
+    fn extends(&self) -> Option<Extends> {
+        let extends = Extends { param: "epochs", outputs: &["model", "log", "state"] };
+        self.recipe().can_be_extended().then_some(extends)
+    }
+
+    fn varies(&self) -> Vec<&'static str> {
+        vec!["log"]
+    }
+
+    fn resumable(&self, scratch: &Path) -> Option<String> {
+        Some(format!("epoch {} of {}", model::finished_epochs(scratch)?, self.epochs))
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {
@@ -137,23 +154,35 @@ impl Stage for Train {
         let classes = list.classes.clone();
         let images = Images::new(list, cx.images(&self.list)?.to_path_buf(), self.transform.clone());
         let pretrained = self.pretrained.as_ref().map(|file| cx.path(file)).transpose()?.map(ToOwned::to_owned);
-        let device = cx.device()?;
-        let scratch = cx.scratch().to_path_buf();
-        let trained = model::train(&self.recipe(), &images, pretrained.as_deref(), &device, &scratch, &mut |tick| {
-            Ok(step(cx, tick)?)
-        })?;
-        if !trained.unused.is_empty() {
-            cx.warn(format!("the pretrained file has more than the backbone takes: {}", trained.unused.join(", ")));
-        }
+        let (given, shorter) = (self.given(cx)?, shorter(cx));
+        let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
+        let files =
+            Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
+        let mut trained = model::train(&self.recipe(), &images, &files, &device, &mut |tick| Ok(step(cx, tick)?))?;
+        tell(cx, &trained);
+        recall_times(cx, &mut trained.records);
+
         let card = weights::Card::new(self.backbone.clone(), self.bits, self.transform.clone(), classes);
         weights::save(&cx.output("model"), &trained.model, &card)?;
-        let path = cx.output("log");
-        let mut log = std::fs::File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
-        for record in &trained.records {
-            writeln!(log, "{}", serde_json::to_string(record)?).map_err(|e| Error::io("write", &path, &e))?;
+        write_log(&cx.output("log"), &trained.records)?;
+        if self.extends().is_some() {
+            trained.save_state(&cx.output("state"))?;
         }
         if let Some(last) = trained.records.last() {
             cx.metric("loss", last.loss);
+        }
+        Ok(())
+    }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        // Reading a network refuses weights that are not finite, and those that do not fit its card.
+        let (_, card) = readable("model", weights::load(&cx.output("model"), &Device::Cpu))?;
+        agree("model", "bits", card.bits, self.bits)?;
+        let classes = List::read(cx.path(&self.list)?)?.classes;
+        agree("model", "classes", card.classes.join(", "), classes.join(", "))?;
+        agree("log", "epochs", read_log(&cx.output("log")).len(), self.epochs)?;
+        if self.extends().is_some() {
+            agree("state", "epochs", readable("state", model::epochs_of(&cx.output("state")))?, self.epochs)?;
         }
         Ok(())
     }
@@ -174,10 +203,59 @@ impl Train {
             flip: self.augment.flip,
         }
     }
+
+    /// Digests of all that decides the training beside the recipe, for the name of what is saved of it.
+    fn given(&self, cx: &Ctx) -> anyhow::Result<Vec<String>> {
+        let pretrained = self.pretrained.as_ref().map_or(Ok("none"), |file| cx.digest(file))?;
+        let transform = serde_json::to_string(&self.transform)?;
+        Ok(vec![format!("version {}", Self::VERSION), cx.digest(&self.list)?.to_string(), pretrained.into(), transform])
+    }
+}
+
+/// The same training with fewer epochs, if there is one.
+fn shorter(cx: &Ctx) -> Option<Shorter> {
+    let made = |input: &Input| Made { path: input.path.clone(), digest: input.digest.clone() };
+    Some(Shorter { model: made(cx.extends_from("model")?), state: made(cx.extends_from("state")?) })
+}
+
+/// Tells what else there is to know of a training.
+fn tell(cx: &mut Ctx, trained: &Trained) {
+    if !trained.unused.is_empty() {
+        cx.warn(format!("the pretrained file has more than the backbone takes: {}", trained.unused.join(", ")));
+    }
+    if let Some(error) = &trained.refused {
+        cx.warn(format!("a shorter training could not be gone on with, this one began anew: {}", error.message()));
+    }
+    if trained.extended > 0 {
+        cx.fact("extended", format!("{} of {} epochs were there", trained.extended, trained.records.len()));
+    }
+}
+
+fn write_log(path: &Path, records: &[Record]) -> anyhow::Result<()> {
+    let io = |e| Error::io("write", path, &e);
+    let mut log = BufWriter::new(std::fs::File::create(path).map_err(io)?);
+    for record in records {
+        writeln!(log, "{}", serde_json::to_string(record)?).map_err(io)?;
+    }
+    Ok(log.flush().map_err(io)?)
+}
+
+/// The lines of a log that make sense.
+fn read_log(path: &Path) -> Vec<Record> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// How long its epochs took is not in a training's state; its log tells.
+fn recall_times(cx: &Ctx, records: &mut [Record]) {
+    let earlier = cx.extends_from("log").map(|log| read_log(&log.path)).unwrap_or_default();
+    for (record, before) in records.iter_mut().zip(earlier).filter(|(record, _)| record.seconds == 0.0) {
+        (record.seconds, record.images_per_second) = (before.seconds, before.images_per_second);
+    }
 }
 
 /// Tells a step of the training, and whether to stop.
-fn step(cx: &mut Ctx, tick: &Tick) -> crate::error::Result<()> {
+fn step(cx: &mut Ctx, tick: &Tick) -> Result<()> {
     let done = (tick.epoch - 1) * tick.steps + tick.step;
     cx.step(done as u64, (tick.epochs * tick.steps) as u64, || {
         let Tick { epoch, epochs, loss, lr, images_per_second, .. } = tick;
