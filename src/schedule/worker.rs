@@ -226,7 +226,8 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         project: order.project.clone(),
         outputs: absolute(folder.join("outputs"))?,
         scratch: absolute(store.scratch(&order.key))?,
-        shards: absolute(store.shards())?,
+        // Who forces a task wants all of it made again.
+        shards: absolute(if order.forced { folder.join("shards") } else { store.shards() })?,
         extends_from: BTreeMap::new(),
         threads: order.share.threads,
         gpu: order.share.gpu,

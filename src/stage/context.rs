@@ -74,11 +74,19 @@ pub struct Ctx {
     stop: Stop,
     say: Box<dyn FnMut(Message)>,
     last_progress: Option<Instant>,
+    /// Least time between two words of progress.
+    pause: Duration,
 }
 
 impl Ctx {
     pub fn new(job: Job, stop: Stop, say: Box<dyn FnMut(Message)>) -> Self {
-        Self { job, stop, say, last_progress: None }
+        Self { job, stop, say, last_progress: None, pause: Duration::from_millis(100) }
+    }
+
+    /// Tells every step, so that a test can stop at one of its choice.
+    #[cfg(test)]
+    pub(super) fn without_pause(self) -> Self {
+        Self { pause: Duration::ZERO, ..self }
     }
 
     /// The input's meaning.
@@ -151,11 +159,10 @@ impl Ctx {
 
     /// Tells how far the work is, and stops it when the user asked for that. Cheap enough to call at every step.
     pub fn step(&mut self, done: u64, total: u64, note: impl FnOnce() -> String) -> Result<()> {
-        const EVERY: Duration = Duration::from_millis(100);
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
-        if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= EVERY) {
+        if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= self.pause) {
             self.last_progress = Some(Instant::now());
             (self.say)(Message::Progress { done, total, note: note() });
         }

@@ -200,3 +200,207 @@ fn describe(cx: &mut Ctx, codes: &Codes, zeros: u64) {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Desk, Ended, run, run_until};
+    use super::super::{Job, Message};
+    use crate::dataset::{Item, List};
+    use crate::error::Kind;
+    use serde_json::json;
+    use std::path::PathBuf;
+
+    const IMAGES: u32 = 5000;
+
+    /// A list of several parts, and a network.
+    fn desk() -> (Desk, Vec<Item>) {
+        let desk = Desk::new();
+        let items = desk.pictures(0..IMAGES, "all");
+        desk.list("list", &items);
+        desk.model("model", 16, 1);
+        assert!(List::read(&desk.path("list")).unwrap().shards().len() >= 3);
+        (desk, items)
+    }
+
+    fn job(desk: &Desk) -> Job {
+        desk.job("encode", json!({ "model": "model", "list": "list" }))
+    }
+
+    fn encode(desk: &Desk) -> Ended {
+        run(job(desk)).ok()
+    }
+
+    /// The codes made with nothing to reuse.
+    fn afresh(desk: &Desk) -> Vec<u8> {
+        run(Job { shards: desk.path("no shards").join(job(desk).outputs.file_name().unwrap()), ..job(desk) })
+            .ok()
+            .bytes("codes")
+    }
+
+    /// How many images were encoded, of all that have codes now.
+    fn encoded(ended: &Ended) -> usize {
+        let count = |fact: &str| ended.fact(fact).unwrap().parse::<usize>().unwrap();
+        let (encoded, reused) = (count("images_encoded"), count("images_reused"));
+        assert_eq!(encoded + reused, crate::retrieval::read(&ended.path("codes")).unwrap().0.len());
+        encoded
+    }
+
+    fn shards(desk: &Desk) -> Vec<PathBuf> {
+        let folders = std::fs::read_dir(desk.path("shards")).unwrap().map(|entry| entry.unwrap().path());
+        folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
+    }
+
+    #[test]
+    fn only_what_is_new_is_encoded() {
+        let (desk, items) = desk();
+        let first = encode(&desk);
+        assert_eq!(encoded(&first), IMAGES as usize);
+        assert!(first.bytes("codes") == afresh(&desk));
+        let again = encode(&desk);
+        assert!(encoded(&again) == 0 && again.bytes("codes") == first.bytes("codes"));
+        let batch = run(desk.job("encode", json!({ "model": "model", "list": "list", "batch": 7 }))).ok();
+        assert!(encoded(&batch) == 0 && batch.bytes("codes") == first.bytes("codes"));
+
+        let mut edited = items.clone();
+        edited.remove(2500);
+        desk.list("list", &edited);
+        let fewer = encode(&desk);
+        assert!((1..=IMAGES as usize / 2).contains(&encoded(&fewer)), "{} encoded", encoded(&fewer));
+        assert!(fewer.bytes("codes") == afresh(&desk));
+
+        edited = items.clone();
+        edited.splice(100..100, desk.pictures(IMAGES..IMAGES + 1, "new"));
+        desk.list("list", &edited);
+        let more = encode(&desk);
+        assert!((1..=IMAGES as usize / 2).contains(&encoded(&more)), "{} encoded", encoded(&more));
+        assert!(more.bytes("codes") == afresh(&desk));
+
+        let mut other = items.clone();
+        other.iter_mut().for_each(|item| item.labels = vec![0, 1]);
+        other.extend(items[..900].iter().cloned());
+        desk.list("list", &other);
+        let longer = encode(&desk);
+        assert!(encoded(&longer) < IMAGES as usize, "{} encoded", encoded(&longer));
+        assert!(longer.bytes("codes") == afresh(&desk));
+    }
+
+    #[test]
+    fn labels_names_and_places_of_images_encode_nothing_and_the_model_all() {
+        let (desk, mut items) = desk();
+        let before = encode(&desk);
+        let codes = |ended: &Ended| crate::retrieval::read(&ended.path("codes")).unwrap().0;
+        std::fs::rename(desk.path("images/all"), desk.path("images/moved")).unwrap();
+        for item in &mut items {
+            item.labels = vec![];
+            item.path = item.path.replace("all/", "moved/");
+        }
+        desk.list("list", &items);
+        let after = encode(&desk);
+        assert!(encoded(&after) == 0 && codes(&after) == codes(&before));
+
+        desk.model("model", 16, 2);
+        assert_eq!(encoded(&encode(&desk)), IMAGES as usize);
+        desk.model("model", 24, 1);
+        assert_eq!(encoded(&encode(&desk)), IMAGES as usize);
+        desk.model("model", 16, 1);
+        assert_eq!(encoded(&encode(&desk)), 0, "and back again");
+    }
+
+    #[test]
+    fn damaged_parts_are_made_again() {
+        let (desk, _) = desk();
+        let expected = encode(&desk).bytes("codes");
+        let parts = shards(&desk);
+        let (first, second) = (std::fs::read(&parts[0]).unwrap(), std::fs::read(&parts[1]).unwrap());
+        let mut flipped = first.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for (what, bytes) in
+            [("torn", &first[..first.len() / 2]), ("empty", &[]), ("flipped", &flipped), ("another part", &second)]
+        {
+            std::fs::write(&parts[0], bytes).unwrap();
+            let ended = encode(&desk);
+            assert!(ended.bytes("codes") == expected, "{what}");
+            assert!((1..IMAGES as usize).contains(&encoded(&ended)), "{what}");
+            assert!(ended.warnings()[0].starts_with("stored codes were damaged and are made again"), "{what}");
+            assert_eq!(encoded(&encode(&desk)), 0, "{what}");
+        }
+        std::fs::remove_file(&parts[0]).unwrap();
+        let ended = encode(&desk);
+        assert!(ended.bytes("codes") == expected);
+        assert!(!ended.warnings().iter().any(|text| text.contains("damaged")), "what is gone is no damage");
+    }
+
+    #[test]
+    fn a_stopped_encoding_goes_on_after_its_last_part() {
+        let (desk, _) = desk();
+        let shards = List::read(&desk.path("list")).unwrap().shards();
+        for (done, kept) in [(0, 0), (1, 0), (shards[0].end, 0), (shards[0].end + 1, 1), (shards[1].end + 1, 2)] {
+            let enough = move |said: &Message| matches!(said, Message::Progress { done: n, .. } if *n >= done as u64);
+            let stopped = run_until(Job { shards: desk.path(&format!("stopped at {done}")), ..job(&desk) }, enough);
+            assert_eq!(stopped.error().kind(), Kind::Interrupted);
+            let resumed = run(Job { outputs: job(&desk).outputs, ..stopped.job }).ok();
+            assert!(resumed.bytes("codes") == afresh(&desk), "stopped at {done}");
+            // The batch in which it was stopped may have ended the next part.
+            let there: Vec<usize> = shards[..kept + 1].iter().map(|shard| IMAGES as usize - shard.end).collect();
+            let least = if kept == 0 { IMAGES as usize } else { there[kept - 1] };
+            assert!([least, there[kept]].contains(&encoded(&resumed)), "stopped at {done}: {}", encoded(&resumed));
+        }
+    }
+
+    #[test]
+    fn parts_are_not_kept_under_the_digest_of_a_model_that_changed() {
+        let desk = Desk::new();
+        desk.list("list", &desk.pictures(0..10, "all"));
+        desk.model("model", 16, 1);
+        let job = job(&desk);
+        desk.model("model", 16, 2);
+        let ended = run(job);
+        assert_eq!(ended.error().kind(), Kind::Changed);
+        assert!(!desk.path("shards").exists());
+    }
+
+    #[test]
+    fn codes_that_are_not_those_of_the_list_are_not_published() {
+        let desk = Desk::new();
+        let items = desk.pictures(0..10, "all");
+        desk.list("list", &items);
+        desk.list("nine", &items[..9]);
+        desk.list("reversed", &items.iter().rev().cloned().collect::<Vec<_>>());
+        desk.model("model", 16, 1);
+        desk.model("longer", 17, 1);
+        desk.model("other", 16, 2);
+        let ended = encode(&desk);
+        let of = |model: &str, list: &str| run(desk.job("encode", json!({ "model": model, "list": list }))).ok();
+        for (model, list, words) in [
+            ("model", "nine", "codes: 9, expected 10"),
+            ("longer", "list", "bits: 17, expected 16"),
+            ("model", "reversed", "digest of the list: "),
+            ("other", "list", "digest of the model: "),
+        ] {
+            std::fs::write(ended.path("codes"), of(model, list).bytes("codes")).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+        std::fs::write(ended.path("codes"), b"\x93NUMPY and more").unwrap();
+        assert!(ended.breach().contains("not a codes file"));
+    }
+
+    #[test]
+    fn codes_that_tell_nothing_apart_are_told() {
+        let desk = Desk::new();
+        let same: Vec<Item> = desk.pictures(vec![1; 120], "all");
+        desk.list("list", &same);
+        desk.model("model", 16, 1);
+        let ended = encode(&desk);
+        assert_eq!(
+            ended.warnings(),
+            [
+                "only 1 distinct codes among 120 images: the network tells hardly anything apart",
+                "16 of 16 bits are the same in all 120 codes and tell nothing apart (bits 0, 1, 2, 3, 4, 5, 6, 7, ..., \
+                 from 0)",
+            ]
+        );
+        assert_eq!(ended.fact("bit_balance"), Some("each bit is 1 in 0.0 % to 100.0 % of the codes"));
+        desk.list("list", &same[..99]);
+        assert_eq!(encode(&desk).warnings(), [""; 0], "a few images may well have one code");
+    }
+}

@@ -175,9 +175,12 @@ fn read_json(output: &str, path: &Path) -> Result<Vec<Value>> {
 impl Evaluate {
     /// Warns of what makes the figure mean something else than it says, or refuses it.
     fn judge(&self, cx: &mut Ctx, leaked: Option<&String>, database: usize) -> Result<()> {
-        let stage = |list: &Ref| list.0.rsplit_once('/').map(|(stage, _)| stage.to_string());
         // Of lists made together, the stage that made them has warned.
-        let told = self.protocol == Protocol::Published && stage(&self.query_list) == stage(&self.database_list);
+        let together = match (self.query_list.0.rsplit_once('/'), self.database_list.0.rsplit_once('/')) {
+            (Some((a, _)), Some((b, _))) => a == b && a.starts_with("lists."),
+            _ => false,
+        };
+        let told = together && self.protocol == Protocol::Published;
         let short = (self.top_k > database)
             .then(|| format!("`top_k` is {}, but the database has {database} images: all of them count", self.top_k));
         let breaches: Vec<String> = leaked.filter(|_| !told).cloned().into_iter().chain(short).collect();
@@ -252,4 +255,123 @@ fn per_query(cx: &Ctx, results: &[retrieval::QueryResult]) -> Result<()> {
         file.flush()
     };
     write().map_err(|e| Error::io("write", &path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Desk, Ended};
+    use crate::error::Kind;
+    use serde_json::{Value, json};
+
+    /// Codes of eight queries and of thirty database images.
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        desk.list("query", &desk.pictures(0..8, "query"));
+        desk.list("database", &desk.pictures(8..38, "database"));
+        desk.model("model", 16, 1);
+        for list in ["query", "database"] {
+            let codes = desk.run("encode", json!({ "model": "model", "list": list })).ok();
+            std::fs::copy(codes.path("codes"), desk.path(&format!("{list} codes"))).unwrap();
+        }
+        desk
+    }
+
+    fn params(top_k: usize, protocol: &str) -> Value {
+        json!({
+            "query_codes": "query codes", "database_codes": "database codes",
+            "query_list": "query", "database_list": "database", "top_k": top_k, "protocol": protocol,
+        })
+    }
+
+    fn evaluate(desk: &Desk, top_k: usize) -> Ended {
+        desk.run("evaluate", params(top_k, "published")).ok()
+    }
+
+    fn result(ended: &Ended) -> Value {
+        serde_json::from_slice(&ended.bytes("result")).unwrap()
+    }
+
+    #[test]
+    fn the_protocol_has_a_name_that_tells_unlike_figures_apart() {
+        let desk = desk();
+        let name = |desk: &Desk, top_k| {
+            let ended = evaluate(desk, top_k);
+            let name = ended.fact("protocol").unwrap().to_string();
+            assert_eq!(result(&ended)["protocol"]["digest"], name.as_str());
+            name
+        };
+        let base = name(&desk, 10);
+        assert_eq!(name(&desk, 10), base);
+        assert_ne!(name(&desk, 11), base);
+        assert_eq!(name(&desk, 0), name(&desk, 30), "the whole database is what counts in both");
+        desk.model("model", 24, 3);
+        for list in ["query", "database"] {
+            let codes = desk.run("encode", json!({ "model": "model", "list": list })).ok();
+            std::fs::copy(codes.path("codes"), desk.path(&format!("{list} codes"))).unwrap();
+        }
+        assert_eq!(name(&desk, 10), base, "other codes are what is compared");
+        desk.list("query", &desk.pictures(0..7, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        assert_ne!(name(&desk, 10), base);
+    }
+
+    #[test]
+    fn queries_in_the_database_and_ranks_beyond_it_are_breaches() {
+        let desk = desk();
+        assert_eq!(evaluate(&desk, 30).warnings(), [""; 0]);
+        let beyond = "`top_k` is 31, but the database has 30 images: all of them count";
+        assert_eq!(evaluate(&desk, 31).warnings(), [beyond]);
+        let strict = desk.run("evaluate", params(31, "strict"));
+        assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, beyond));
+
+        desk.list("query", &desk.pictures(0..9, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        let leak =
+            "1 of 9 queries are in the database, by content: each finds itself (`query/8.bmp` as `database/8.bmp`)";
+        let ended = evaluate(&desk, 5);
+        assert_eq!((ended.warnings(), &result(&ended)["protocol"]["queries_in_database"]), (vec![leak], &leak.into()));
+        assert_eq!(desk.run("evaluate", params(5, "strict")).error().message(), leak);
+    }
+
+    #[test]
+    fn figures_that_cannot_be_are_not_published() {
+        let desk = desk();
+        let ended = evaluate(&desk, 10);
+        let whole = result(&ended);
+        for (at, value, words) in [
+            ("/value", json!(1.01), "`value` is 1.01, expected 0 to 1"),
+            ("/value", json!(null), "`value` is null"),
+            ("/chance", json!(-0.1), "`chance` is -0.1"),
+            ("/protocol/queries", json!(9), "queries: 9, expected 8"),
+            ("/protocol/k", json!(31), "k is 31"),
+        ] {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(at).unwrap() = value;
+            std::fs::write(ended.path("result"), changed.to_string()).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+        std::fs::write(ended.path("result"), "{\"value\": ").unwrap();
+        assert!(ended.breach().contains("EOF"));
+        std::fs::write(ended.path("result"), whole.to_string()).unwrap();
+
+        let lines = String::from_utf8(ended.bytes("per_query")).unwrap();
+        let first = lines.lines().next().unwrap();
+        let edited = |key: &str, value: Value| {
+            let mut line: Value = serde_json::from_str(first).unwrap();
+            line[key] = value;
+            lines.replacen(first, &line.to_string(), 1)
+        };
+        for (text, words) in [
+            (lines.replacen(&format!("{first}\n"), "", 1), "lines: 7, expected 8"),
+            (edited("ap", json!(2)), "`ap` is 2"),
+            (edited("hits", json!(11)), "`hits` of query 0 is 11"),
+            (edited("relevant", json!(31)), "`relevant` of query 0 is 31"),
+            (edited("first_hit", json!(null)), "the first at null"),
+        ] {
+            std::fs::write(ended.path("per_query"), text).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+    }
 }

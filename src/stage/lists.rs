@@ -107,3 +107,87 @@ fn first_repeated(list: &List) -> Option<&Item> {
     let mut seen = HashSet::new();
     list.items.iter().find(|item| !seen.insert(&item.path))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::find;
+    use super::super::testing::{Desk, Ended};
+    use crate::dataset::{Item, List};
+    use crate::error::Kind;
+    use serde_json::{Value, json};
+
+    /// Rows as the field writes them.
+    fn write_rows(desk: &Desk, name: &str, items: &[Item]) {
+        let row = |item: &Item| format!("{} {} {}\n", item.path, 1 - item.labels[0], item.labels[0]);
+        std::fs::write(desk.path(name), items.iter().map(row).collect::<String>()).unwrap();
+    }
+
+    fn params(protocol: &str, train_in_database: Option<bool>) -> Value {
+        let dataset = json!({
+            "name": "files", "train": "t.txt", "query": "q.txt", "database": "d.txt", "root": "images",
+            "train_in_database": train_in_database,
+        });
+        json!({ "dataset": dataset, "protocol": protocol })
+    }
+
+    /// Four queries, two of which are in the database under other names; training images that are not.
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        write_rows(&desk, "t.txt", &desk.pictures(0..3, "train"));
+        write_rows(&desk, "q.txt", &desk.pictures(10..14, "query"));
+        write_rows(&desk, "d.txt", &desk.pictures(12..20, "database"));
+        desk
+    }
+
+    const LEAK: &str = "2 of 4 queries are in the database, by content: each finds itself (`query/12.bmp` as \
+                        `database/12.bmp`, `query/13.bmp` as `database/13.bmp`)";
+
+    #[test]
+    fn a_breach_of_the_protocol_is_a_warning_or_an_error() {
+        let desk = desk();
+        assert_eq!(desk.run("lists", params("published", None)).ok().warnings(), [LEAK]);
+        let strict = desk.run("lists", params("strict", None));
+        assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, LEAK));
+        let text = desk.run("lists", params("strict", Some(true))).error().render("error");
+        assert!(
+            text.contains("3 of 3 training images are not in the database") && text.ends_with("2 errors"),
+            "{text}"
+        );
+
+        write_rows(&desk, "q.txt", &desk.pictures(30..33, "query"));
+        assert_eq!(desk.run("lists", params("strict", Some(false))).ok().warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn one_list_for_two_purposes_is_told_before_anything_runs() {
+        let check = |protocol: &str| {
+            let mut params = params(protocol, None);
+            params["dataset"]["query"] = "d.txt".into();
+            find("lists").unwrap().parse(&params).unwrap().stage.check()
+        };
+        assert!(check("published").is_empty());
+        let [("dataset", error)] = &check("strict")[..] else { panic!("one fault") };
+        assert_eq!((error.kind(), error.message()), (Kind::Contract, "`query` and `database` are the same list"));
+    }
+
+    #[test]
+    fn lists_that_lie_are_not_published() {
+        let desk = desk();
+        let ended: Ended = desk.run("lists", params("published", None)).ok();
+        let list = List::read(&ended.path("query")).unwrap();
+        for (edit, words) in [
+            ("twice", "`query/10.bmp` is in it twice"),
+            ("elsewhere", "`query/99.bmp` is not in `"),
+            ("label", "label 2 is out of range"),
+        ] {
+            let mut list = list.clone();
+            match edit {
+                "twice" => list.items.push(list.items[0].clone()),
+                "elsewhere" => list.items[1].path = "query/99.bmp".into(),
+                _ => list.items[2].labels = vec![2],
+            }
+            list.write(&ended.path("query")).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+    }
+}

@@ -140,3 +140,6 @@ pub enum Images {
     /// In one of the stage's own outputs.
     Output(&'static str),
 }
+
+#[cfg(test)]
+mod testing;

@@ -262,3 +262,118 @@ fn step(cx: &mut Ctx, tick: &Tick) -> Result<()> {
         format!("epoch {epoch}/{epochs}  loss {loss:.4}  lr {lr:.2e}  {images_per_second:.0} images/s")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Desk, Ended, made, run, run_until};
+    use super::super::{Job, Message, find};
+    use serde_json::{Value, json};
+
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        desk.list("list", &desk.pictures(0..40, "all"));
+        desk
+    }
+
+    fn params(epochs: usize) -> Value {
+        json!({
+            "list": "list", "bits": 8, "epochs": epochs, "batch": 16,
+            "backbone": { "name": "small", "channels": [4], "width": 6 },
+            "optimizer": { "name": "sgd", "lr": 0.01 }, "transform": { "resize": 8, "crop": 8 },
+        })
+    }
+
+    fn train(desk: &Desk, epochs: usize) -> Ended {
+        run(desk.job("train", params(epochs))).ok()
+    }
+
+    /// A longer training that is offered all outputs of a shorter one.
+    fn longer(desk: &Desk, shorter: &Ended, epochs: usize) -> Job {
+        let outputs = ["model", "log", "state"].map(|name| (name.to_string(), made(&shorter.path(name))));
+        Job { extends_from: outputs.into(), ..desk.job("train", params(epochs)) }
+    }
+
+    fn log(ended: &Ended) -> Vec<Value> {
+        String::from_utf8(ended.bytes("log")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_longer_training_starts_where_a_shorter_one_ended() {
+        let desk = desk();
+        let (short, whole) = (train(&desk, 2), train(&desk, 5));
+        let extended = run(longer(&desk, &short, 5)).ok();
+        assert_eq!(extended.fact("extended"), Some("2 of 5 epochs were there"));
+        assert_eq!(extended.warnings(), [""; 0]);
+        for output in ["model", "state"] {
+            assert!(extended.bytes(output) == whole.bytes(output), "{output}");
+        }
+        let (ours, theirs) = (log(&extended), log(&whole));
+        let losses = |log: &[Value]| log.iter().map(|line| line["loss"].clone()).collect::<Vec<_>>();
+        assert_eq!(losses(&ours), losses(&theirs));
+        assert_eq!(ours[..2], log(&short)[..], "with the times of the epochs that were there");
+        assert!(ours.iter().all(|line| line["seconds"].as_f64() > Some(0.0)));
+
+        let mut damaged = longer(&desk, &short, 5);
+        damaged.extends_from.get_mut("state").unwrap().digest = "0".repeat(64);
+        let anew = run(damaged).ok();
+        assert!(anew.warnings()[0].contains("could not be gone on with, this one began anew"), "{:?}", anew.warnings());
+        assert!(anew.fact("extended").is_none() && anew.bytes("model") == whole.bytes("model"));
+    }
+
+    #[test]
+    fn how_far_a_stopped_training_came_is_seen() {
+        let desk = desk();
+        let job = desk.job("train", params(50));
+        let stage = find("train").unwrap().parse(&job.params).unwrap().stage;
+        assert_eq!(stage.resumable(&job.scratch), None);
+        let in_second = |said: &Message| matches!(said, Message::Progress { done, .. } if *done > 3);
+        let stopped = run_until(job.clone(), in_second);
+        assert!(stopped.result.is_err());
+        let told = stage.resumable(&job.scratch).unwrap();
+        let epoch: usize = told.strip_prefix("epoch ").unwrap().strip_suffix(" of 50").unwrap().parse().unwrap();
+        assert!((1..50).contains(&epoch), "{told}");
+        // What the runner throws away when a task dies: its outputs, but not its checkpoints.
+        std::fs::remove_dir_all(&job.outputs).unwrap();
+        std::fs::create_dir_all(&job.outputs).unwrap();
+        let resumed = run(job.clone()).ok();
+        let whole = train(&desk, 50);
+        for output in ["model", "state"] {
+            assert!(resumed.bytes(output) == whole.bytes(output), "{output}");
+        }
+        // Killed while outputs were written: everything is there already, and written once more.
+        std::fs::write(resumed.path("state"), "half").unwrap();
+        std::fs::remove_file(resumed.path("model")).unwrap();
+        let again = run(job).ok();
+        assert!(again.bytes("model") == whole.bytes("model") && again.bytes("state") == whole.bytes("state"));
+    }
+
+    #[test]
+    fn what_is_no_trained_network_is_not_published() {
+        let desk = desk();
+        let ended = train(&desk, 2);
+        let model = ended.bytes("model");
+        let mut infinite = model.clone();
+        let end = infinite.len();
+        infinite[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        desk.model("other", 9, 1);
+        let other = std::fs::read(desk.path("other")).unwrap();
+        for (bytes, words) in [
+            (&infinite, "holds NaN or infinite numbers"),
+            (&other, "bits: 9, expected 8"),
+            (&model[..end - 1].to_vec(), "is not a whole safetensors file"),
+        ] {
+            std::fs::write(ended.path("model"), bytes).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+        std::fs::write(ended.path("model"), &model).unwrap();
+        for (output, bytes, words) in [
+            ("state", train(&desk, 1).bytes("state"), "epochs: 1, expected 2"),
+            ("log", vec![], "epochs: 0, expected 2"),
+        ] {
+            let whole = ended.bytes(output);
+            std::fs::write(ended.path(output), bytes).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+            std::fs::write(ended.path(output), whole).unwrap();
+        }
+    }
+}
