@@ -10,8 +10,8 @@
 //! A file gets its name, and with it its checksum, when all of it is on disk. One that does not match its name, or is
 //! of another training, is removed and the one before it used.
 
+use super::record::Record;
 use super::tensor_file::{TensorFile, write};
-use super::train_loop::Record;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};

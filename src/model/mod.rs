@@ -10,6 +10,7 @@ mod net;
 pub mod optim;
 mod parameters;
 mod recipe;
+mod record;
 pub mod schedule;
 mod tensor_file;
 mod train_loop;
@@ -20,7 +21,8 @@ pub use encode::{Sink, encode, logits};
 pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, Mode};
 pub use recipe::Recipe;
-pub use train_loop::{Files, Record, Tick, Trained, Watch, train};
+pub use record::{Record, Tick};
+pub use train_loop::{Files, Trained, Watch, train};
 
 use crate::error::{Error, Kind};
 

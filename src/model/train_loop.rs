@@ -8,6 +8,7 @@ use super::net::{HashModel, Mode};
 use super::optim::Optimizer;
 use super::parameters::Init;
 use super::recipe::Recipe;
+use super::record::{Record, Tick};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
 use crate::dataset::{Augment, Batch, Examples};
@@ -15,7 +16,6 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::host;
 use crate::seeded;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,36 +30,6 @@ pub struct Files<'a> {
     pub scratch: &'a Path,
     /// Goes on from here if there is no checkpoint.
     pub shorter: Option<&'a Shorter>,
-}
-
-/// How far a training is; sent after every step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tick {
-    pub epoch: usize,
-    pub epochs: usize,
-    /// Steps done of this epoch.
-    pub step: usize,
-    pub steps: usize,
-    /// Of this step's batch.
-    pub loss: f64,
-    pub lr: f64,
-    pub scale: f64,
-    /// Since the epoch began.
-    pub images_per_second: f64,
-}
-
-/// What is remembered of an epoch. All but the last two are the same in every run of one recipe; those are 0 for epochs
-/// that a shorter training left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub epoch: usize,
-    /// Mean over the images.
-    pub loss: f64,
-    pub lr: f64,
-    pub scale: f64,
-    pub images: usize,
-    pub seconds: f64,
-    pub images_per_second: f64,
 }
 
 /// A finished training.
@@ -79,7 +49,7 @@ pub struct Trained {
 impl Trained {
     /// Writes what a longer training needs beside the model.
     pub fn save_state(&self, path: &Path) -> anyhow::Result<()> {
-        let records = self.records.iter().map(|record| Record { seconds: 0.0, images_per_second: 0.0, ..*record });
+        let records = self.records.iter().map(Record::without_times);
         finished::write(path, &Progress::new(self.name.clone(), records.collect()), &self.memory)
     }
 }

@@ -1,16 +1,14 @@
 //! `[encode.*]`: every image of a list becomes a binary code.
 
 use super::contract::{agree, readable};
-use super::shelf::{Part, Shelf};
+use super::shelf::{Part, Parts, Shelf};
 use super::{Ctx, Describe, Ref, Resources, Stage};
 use crate::dataset::{Images, List};
-use crate::error::{Error, Result};
-use crate::model;
-use crate::model::weights::{self, Card};
+use crate::error::Result;
+use crate::model::{self, weights};
 use crate::retrieval::{self, Codes, Header, Provenance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
 
 /// Codes of all images of a list: bit j is 1 where output j of the network is above 0.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -51,34 +49,21 @@ impl Stage for Encode {
         let list = List::read(cx.path(&self.list)?)?;
         let (shards, model) = (cx.shards().to_path_buf(), cx.digest(&self.model)?.to_string());
         let shelf = Shelf::new(&shards, cx.output("part.tmp"), Self::VERSION, &model, &card)?;
+        let mut parts = Parts::gather(&list, &shelf, &mut |warning| cx.warn(warning))?;
+        step(cx, &parts)?;
+        if parts.encoded + parts.reused < list.len() {
+            self.encode(cx, &list, &mut parts)?;
+        }
+        cx.fact("images_encoded", parts.encoded.to_string());
+        cx.fact("images_reused", parts.reused.to_string());
 
-        let mut parts: Vec<Slot> = vec![];
-        for range in list.shards() {
-            let name = shelf.name(&list.items[range.clone()]);
-            let (part, warning) = shelf.take(&name, range.len());
-            warning.into_iter().for_each(|text| cx.warn(text));
-            parts.push(Slot { range, name, part });
-        }
-        let reused: usize = parts.iter().filter(|slot| slot.part.is_some()).map(|slot| slot.range.len()).sum();
-        let mut count = Count { reused, encoded: 0, total: list.len() };
-        count.step(cx)?;
-        if count.reused < count.total {
-            self.make(cx, &card, &list, &shelf, &mut parts, &mut count)?;
-        }
-        cx.fact("images_encoded", count.encoded.to_string());
-        cx.fact("images_reused", count.reused.to_string());
-
-        let mut whole = Part::empty(card.bits)?;
-        for part in parts.into_iter().filter_map(|slot| slot.part) {
-            whole.codes.append(&part.codes).map_err(Error::from)?;
-            whole.zeros += part.zeros;
-        }
+        let Part { codes, zeros } = parts.into_whole()?;
         let provenance = Provenance {
             model: Some(model),
             list: Some(cx.digest(&self.list)?.to_string()),
             transform: Some(card.transform_digest()?),
         };
-        retrieval::write(&cx.output("codes"), &whole.codes, &Header { zeros: whole.zeros, provenance })?;
+        retrieval::write(&cx.output("codes"), &codes, &Header { zeros, provenance })?;
         Ok(())
     }
 
@@ -98,75 +83,30 @@ impl Stage for Encode {
     }
 }
 
-/// A part of the list, and its codes as soon as they are there.
-struct Slot {
-    range: Range<usize>,
-    name: String,
-    part: Option<Part>,
-}
-
-/// Images that are done.
-struct Count {
-    reused: usize,
-    encoded: usize,
-    total: usize,
-}
-
-impl Count {
-    fn step(&self, cx: &mut Ctx) -> Result<()> {
-        let Self { reused, encoded, total } = *self;
-        cx.step((reused + encoded) as u64, total as u64, || match reused {
-            0 => "images".into(),
-            _ => format!("images, {reused} of them reused"),
-        })
-    }
-}
-
 impl Encode {
-    /// Encodes the parts that are not there, and keeps each as soon as it is whole.
-    fn make(
-        &self,
-        cx: &mut Ctx,
-        card: &Card,
-        list: &List,
-        shelf: &Shelf,
-        parts: &mut [Slot],
-        count: &mut Count,
-    ) -> anyhow::Result<()> {
+    /// Encodes the images of the parts that are not there.
+    fn encode(&self, cx: &mut Ctx, list: &List, parts: &mut Parts) -> anyhow::Result<()> {
         let device = cx.device()?;
-        let (network, _) = weights::load(cx.path(&self.model)?, &device)?;
+        let (network, card) = weights::load(cx.path(&self.model)?, &device)?;
         // Parts outlive a task that fails, and are believed for this digest.
         cx.check_unchanged(&self.model)?;
-        let images = Images::new(list.clone(), cx.images(&self.list)?.to_path_buf(), card.transform.clone());
-        let mut missing: Vec<&mut Slot> = parts.iter_mut().filter(|slot| slot.part.is_none()).collect();
-        let batches = missing.iter().map(|slot| batches(slot.range.clone(), self.batch)).collect::<Result<Vec<_>>>()?;
-        let mut missing = missing.iter_mut();
-        let (mut slot, mut part) = (missing.next(), Part::empty(card.bits)?);
-        model::encode(&network, &images, batches.concat(), &device, &mut |index, logits| {
+        let images = Images::new(list.clone(), cx.images(&self.list)?.to_path_buf(), card.transform);
+        model::encode(&network, &images, parts.batches(self.batch)?, &device, &mut |index, logits| {
             for (position, outputs) in index.iter().zip(logits.chunks_exact(card.bits)) {
-                let zeros = part.codes.push(outputs).map_err(|refusal| {
-                    let image = format!("image {} of `{}`", position + 1, self.list.0);
-                    anyhow::Error::from(Error::from(refusal)).context(image)
-                })?;
-                part.zeros += zeros as u64;
+                parts.push(outputs).map_err(|e| e.note(format!("image {} of `{}`", position + 1, self.list.0)))?;
             }
-            count.encoded += index.len();
-            if let Some(whole) = slot.as_mut().filter(|slot| slot.range.len() == part.codes.len()) {
-                shelf.put(&whole.name, &part)?;
-                whole.part = Some(std::mem::replace(&mut part, Part::empty(card.bits)?));
-                slot = missing.next();
-            }
-            Ok(count.step(cx)?)
+            Ok(step(cx, parts)?)
         })
     }
 }
 
-/// A part in batches, none of which reaches into another part.
-fn batches(range: Range<usize>, batch: usize) -> Result<Vec<Vec<u32>>> {
-    let position =
-        |i: usize| u32::try_from(i).map_err(|_| Error::data("the list has more images than can be numbered"));
-    let order = range.map(position).collect::<Result<Vec<u32>>>()?;
-    Ok(order.chunks(batch.max(1)).map(<[u32]>::to_vec).collect())
+/// Tells how many images have codes.
+fn step(cx: &mut Ctx, parts: &Parts) -> Result<()> {
+    let (encoded, reused, total) = (parts.encoded, parts.reused, parts.images());
+    cx.step((encoded + reused) as u64, total as u64, || match reused {
+        0 => "images".into(),
+        _ => format!("images, {reused} of them reused"),
+    })
 }
 
 /// Tells what the codes are like, and warns of those that tell hardly anything apart.
@@ -210,7 +150,7 @@ mod tests {
     use serde_json::json;
     use std::path::PathBuf;
 
-    const IMAGES: u32 = 5000;
+    const IMAGES: u32 = 3600;
 
     /// A list of several parts, and a network.
     fn desk() -> (Desk, Vec<Item>) {
@@ -262,7 +202,7 @@ mod tests {
         assert!(encoded(&batch) == 0 && batch.bytes("codes") == first.bytes("codes"));
 
         let mut edited = items.clone();
-        edited.remove(2500);
+        edited.remove(1800);
         desk.list("list", &edited);
         let fewer = encode(&desk);
         assert!((1..=IMAGES as usize / 2).contains(&encoded(&fewer)), "{} encoded", encoded(&fewer));

@@ -47,7 +47,7 @@ fn count() -> usize {
 
 impl Describe for Infer {
     const NAME: &'static str = "infer";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Look single images up with the exported files, and compare with the trained network";
 }
 

@@ -121,8 +121,10 @@ impl Desk {
         std::fs::create_dir_all(self.path("images").join(folder)).unwrap();
         let item = |number: u32| {
             let path = format!("{folder}/{number}.bmp");
-            let mut stream = crate::seeded::stream(7, "picture", &[u64::from(number)]);
-            let pixels = image::RgbImage::from_fn(8, 8, |_, _| image::Rgb([0; 3].map(|_: u8| stream.bits() as u8)));
+            let mut noise = blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof();
+            let mut pixels = vec![0; 8 * 8 * 3];
+            noise.fill(&mut pixels);
+            let pixels = image::RgbImage::from_raw(8, 8, pixels).unwrap();
             let mut bytes = std::io::Cursor::new(vec![]);
             pixels.write_to(&mut bytes, image::ImageFormat::Bmp).unwrap();
             std::fs::write(self.path("images").join(&path), bytes.get_ref()).unwrap();
