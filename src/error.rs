@@ -19,10 +19,10 @@ pub enum Kind {
     Changed,
     /// The cache holds something it should not.
     Cache,
+    /// An output is not what its stage promises, or lists break the protocol that was asked for.
+    Contract,
     /// A file could not be read or written.
     Io,
-    /// A stage gave something other than it promised.
-    Contract,
     /// Another process is at work on the same, and this one was told not to wait.
     Busy,
     /// Stopped by the user.

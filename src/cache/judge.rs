@@ -1,8 +1,8 @@
 //! Whether a task's result is there, and if not, why: the one code path behind `run`, `status` and `--dry-run`.
 
 use super::{
-    Action, Attempt, Contents, Digests, End, Journal, Key, Known, Line, Lookup, Made, Reason, Store, Watch,
-    differences, key, lines,
+    Action, Attempt, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member, Reason, Store,
+    Watch, differences, key, lines,
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
@@ -31,6 +31,30 @@ pub struct Verdict {
     pub contents: Contents,
     pub lines: Vec<Line>,
     pub state: Found,
+    /// Where it would begin, if it has to run.
+    pub start: Start,
+}
+
+/// Where a task begins that has to run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    Beginning,
+    /// Where it was stopped, in its own words.
+    Resume(String),
+    /// At the end of a smaller result.
+    Extend(Extension),
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Beginning => Ok(()),
+            Self::Resume(place) => write!(f, "; goes on from {place}"),
+            Self::Extend(Extension { from, to, key, .. }) => {
+                write!(f, "; goes on from {from} of {to}, of {}", key.short())
+            }
+        }
+    }
 }
 
 /// Whether a result can be reused.
@@ -141,7 +165,20 @@ impl<'a> Judge<'a> {
         } else {
             Found::Run(Reason::Always)
         };
-        Ok(Verdict { key, contents, lines, state })
+        let start = match state {
+            Found::Hit(_) => Start::Beginning,
+            _ => self.start(task, &key, &lines),
+        };
+        Ok(Verdict { key, contents, lines, state, start })
+    }
+
+    fn start(&self, task: &Task, key: &Key, lines: &[Line]) -> Start {
+        if let Some(place) = task.step.resumable(&self.store.scratch(key)) {
+            return Start::Resume(place);
+        }
+        let extension =
+            task.step.extends().and_then(|extends| self.store.extension(&Member::of(lines, extends)?, extends));
+        extension.map_or(Start::Beginning, Start::Extend)
     }
 
     /// The result of a key: from what this pipeline's tasks came to, or from its record.

@@ -8,6 +8,8 @@
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     known/coco                    what each task of this pipeline came to, attempt by attempt: a memo
 //!     digests                       path, inode, size, times -> blake3: a memo, safe to delete
+//!     shards/3c/3ccf01...           codes of parts of lists, named by what they were made from; each has a checksum
+//!     longer/<family>/100           key of the result of 100 epochs, of keys that differ in nothing else: a memo
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs,
 //!                                   `.owner` says by whom and how far it is
 //!     runs/<id>/                    what a run did: run.json, events.jsonl, log/
@@ -21,6 +23,7 @@
 mod action;
 mod digest;
 mod explain;
+mod extension;
 mod judge;
 mod key;
 mod known;
@@ -32,7 +35,8 @@ mod survey;
 pub use action::{Action, Made, Object, Outputs, Variant};
 pub use digest::{Digests, Watch, files_below};
 pub use explain::{Comparison, Explained, compare, nearest};
-pub use judge::{Actions, Found, Judge, Results, Verdict, inputs};
+pub use extension::{Extension, Member};
+pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
@@ -99,6 +103,11 @@ impl Store {
     /// Folder of a key's unfinished work.
     pub fn scratch(&self, key: &Key) -> PathBuf {
         self.root.join("scratch").join(key.as_str())
+    }
+
+    /// Folder of finished parts of results, for all tasks.
+    pub fn shards(&self) -> PathBuf {
+        self.root.join("shards")
     }
 
     /// The record of a key, whether or not its objects are there. One that cannot be read does not exist.

@@ -45,7 +45,7 @@ fn execute(job: Job, stop: Stop) -> Result<()> {
     let parsed = kind.parse(&job.params).map_err(|e| Error::input(e.to_string()))?;
     let name = job.task.clone();
     let mut cx = Ctx::new(job, stop, Box::new(say));
-    parsed.stage.run(&mut cx).map_err(|e| match e.downcast::<Error>() {
+    stage::perform(parsed.stage.as_ref(), &mut cx).map_err(|e| match e.downcast::<Error>() {
         Ok(error) => error,
         Err(e) => {
             let causes: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();

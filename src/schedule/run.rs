@@ -5,12 +5,13 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Found, Judge, Key, Line, Made, Outputs, Reason, Results, Store, file_name, inputs,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, file_name,
+    inputs,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
-use crate::stage::Message;
+use crate::stage::{Input, Message};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ struct Waiting {
     contents: Contents,
     lines: Vec<Line>,
     reason: Reason,
+    start: Start,
 }
 
 /// A task whose process is at work.
@@ -190,7 +192,8 @@ impl Run<'_> {
             return;
         }
         self.states.set(id, State::Ready);
-        let waiting = Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason };
+        let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
+        let waiting = Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason, start };
         self.ready.insert(self.rank(id), waiting);
     }
 
@@ -305,7 +308,7 @@ impl Run<'_> {
         (self.show)(&Event::Start {
             task: task.name.clone(),
             key: waiting.key.short().into(),
-            reason: waiting.reason.to_string(),
+            reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
             gpu: share.gpu,
         });
@@ -325,11 +328,11 @@ impl Run<'_> {
             name: task.name.clone(),
             kind: task.kind.name,
             outputs: task.step.outputs().iter().map(ToString::to_string).collect(),
-            varies: vec![],
+            varies: task.step.varies().iter().map(ToString::to_string).collect(),
             params: task.params.clone(),
             inputs,
             key: waiting.key,
-            lines: waiting.lines,
+            lines: waiting.lines.clone(),
             project: self.plan.project.clone(),
             pipeline: self.plan.pipeline.clone(),
             run: self.options.run.clone(),
@@ -337,6 +340,8 @@ impl Run<'_> {
             share,
             guards,
             digests: self.judge.digests().clone(),
+            extends_from: extends_from(self.store, &waiting.start),
+            member: task.step.extends().and_then(|extends| Member::of(&waiting.lines, extends)),
             again: matches!(waiting.reason, Reason::Forced | Reason::Always),
             wait: !self.options.no_wait,
             cached: task.step.is_cached(),
@@ -539,4 +544,16 @@ impl Run<'_> {
         });
         Ok(Outcome { states: self.states, results: self.results, keys: self.keys, errors: self.errors, seconds })
     }
+}
+
+/// The outputs of a smaller result to go on from, as the task's process takes them.
+fn extends_from(store: &Store, start: &Start) -> BTreeMap<String, Input> {
+    let Start::Extend(extension) = start else { return BTreeMap::new() };
+    let input = |object: &crate::cache::Object| Input {
+        path: std::path::absolute(store.object_path(object)).unwrap_or_else(|_| store.object_path(object)),
+        digest: object.digest.clone(),
+        images: None,
+        known_as: String::new(),
+    };
+    extension.outputs.iter().map(|(name, object)| (name.clone(), input(object))).collect()
 }

@@ -3,7 +3,8 @@
 use super::guard::{self, Guard};
 use super::slots::Share;
 use crate::cache::{
-    Action, Digests, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot, write_aside_with,
+    Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
+    write_aside_with,
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::TaskId;
@@ -60,7 +61,11 @@ pub(super) struct Order {
     /// The user's own files it reads.
     pub(super) guards: Vec<Guard>,
     pub(super) digests: Digests,
-    /// Run even if the result appears meanwhile.
+    /// Outputs of a smaller result to go on from, by name.
+    pub(super) extends_from: BTreeMap<String, Input>,
+    /// Its place among the results that longer ones can start from.
+    pub(super) member: Option<Member>,
+    /// Run even if the result appears meanwhile, and use nothing that was made before.
     pub(super) again: bool,
     /// Wait for another run that works on the same key.
     pub(super) wait: bool,
@@ -291,6 +296,9 @@ fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
         }
         action = canonical;
     }
+    if let Some(member) = &order.member {
+        store.note_member(member, &order.key);
+    }
     store.commit(&action)?;
     Ok(Ran { action, warnings })
 }
@@ -337,6 +345,9 @@ fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Jo
         project: order.project.clone(),
         outputs: absolute(folder.join("outputs"))?,
         scratch: absolute(scratch.to_path_buf())?,
+        // Who has a task made again wants all of it made again.
+        shards: absolute(if order.again { folder.join("shards") } else { store.shards() })?,
+        extends_from: order.extends_from.clone(),
         threads: order.share.threads,
         gpu: order.share.gpu,
     };
