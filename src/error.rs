@@ -19,6 +19,8 @@ pub enum Kind {
     Changed,
     /// The cache holds something it should not.
     Cache,
+    /// A task wants more than this machine has.
+    Resources,
     /// A file could not be read or written.
     Io,
     /// Stopped by the user.
@@ -26,8 +28,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Input, Self::Data, Self::Stage, Self::Changed, Self::Cache, Self::Io, Self::Interrupted];
+    const ALL: [Self; 8] = [
+        Self::Input,
+        Self::Data,
+        Self::Stage,
+        Self::Changed,
+        Self::Cache,
+        Self::Resources,
+        Self::Io,
+        Self::Interrupted,
+    ];
 
     /// The process's exit code, as documented in README.md.
     pub fn exit_code(self) -> u8 {
@@ -36,6 +46,7 @@ impl Kind {
             Self::Input | Self::Data => 2,
             Self::Changed => 4,
             Self::Cache => 5,
+            Self::Resources => 6,
             Self::Interrupted => 130,
         }
     }
@@ -118,6 +129,11 @@ impl Error {
             e = e.hint("the disk is full: free some space and run again; what is cached is kept");
         }
         e
+    }
+
+    /// A task that wants more than this machine has.
+    pub fn resources(message: impl Into<String>) -> Self {
+        Self::new(Kind::Resources, message)
     }
 
     /// Stopped by the user.

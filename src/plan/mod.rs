@@ -7,7 +7,8 @@ mod target;
 
 pub use graph::Graph;
 
-use crate::config::{Config, Limits, Mark};
+use crate::amounts::{Host, Wants};
+use crate::config::{Config, Mark};
 use crate::error::{Error, Place, Result};
 use crate::names::{is_name, known_or_nearest};
 use crate::stage::{Kind, Ref, STAGES, Stage};
@@ -38,7 +39,8 @@ pub struct Task {
     pub params: Value,
     /// What each reference means, by its text.
     pub inputs: BTreeMap<String, Target>,
-    pub limits: Limits,
+    /// What it occupies while it runs.
+    pub wants: Wants,
     /// How to get what it needs, in the pipeline's words.
     pub obtain: Option<String>,
 }
@@ -55,6 +57,8 @@ pub struct Plan {
     pub pipeline: String,
     pub file: PathBuf,
     pub project: PathBuf,
+    /// What the machine has, in the file's words.
+    pub host: Host,
     /// In an order in which each comes after what it needs.
     pub tasks: Vec<Task>,
     pub graph: Graph,
@@ -154,6 +158,7 @@ impl<'a> Planner<'a> {
                 pipeline: self.config.name.clone(),
                 file: self.config.file.clone(),
                 project: self.config.project.clone(),
+                host: self.config.host(),
                 tasks: self.tasks,
                 graph: self.graph,
             }),
@@ -311,7 +316,7 @@ impl<'a> Planner<'a> {
             step: parsed.stage,
             params: parsed.params,
             inputs,
-            limits: self.config.limits(stage.kind.name, stage.name),
+            wants: self.config.wants(stage.kind.name, stage.name),
             obtain: self.config.obtain(stage.kind.name, stage.name).map(str::to_string),
         });
     }

@@ -3,10 +3,21 @@
 //! One thread owns all state; each running task has a thread that watches its process and talks back over a channel.
 //! See `doc/design.md`, "The loop".
 
+mod machine;
+mod need;
+mod out_of_memory;
+mod priority;
+mod simulate;
 mod slots;
 mod state;
 mod worker;
 
+pub use machine::{Asked, Card, FAKE_GPUS, Gpus, Machine, Meter};
+pub use need::{Gpu, Need, check_gpus};
+pub use out_of_memory::{KillCount, gpu_was_full};
+pub use priority::{Rank, remaining};
+pub use simulate::{Expected, Prediction, simulate};
+pub use slots::{Part, Share, Slots};
 pub use state::{State, States};
 
 use crate::cache::{Contents, Judge, Key, Known, Line, Reason, Results, Store, file_name, inputs};
@@ -14,7 +25,6 @@ use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
 use crate::stage::Message;
-use slots::{Share, Slots};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +33,10 @@ use std::time::{Duration, Instant};
 use worker::{Ended, Leash, Note, Order};
 
 /// How to run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Threads to use, and so tasks at once.
-    pub jobs: usize,
-    /// Slots of the GPUs to use.
-    pub gpus: Vec<usize>,
+    /// What the tasks may share.
+    pub machine: Machine,
     /// Go on with what does not depend on a failure.
     pub keep_going: bool,
     /// What to bring up to date, with all it needs.
@@ -81,7 +89,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         show,
         judge,
         states: States::new(plan.tasks.len(), &wanted),
-        slots: Slots::new(options.jobs, &options.gpus),
+        slots: Slots::new(options.machine.clone()),
         ready: BTreeMap::new(),
         running: HashMap::new(),
         results: HashMap::new(),
@@ -102,6 +110,7 @@ struct Waiting {
     contents: Contents,
     lines: Vec<Line>,
     reason: Reason,
+    need: Need,
 }
 
 struct Run<'a> {
@@ -128,13 +137,16 @@ impl Run<'_> {
             self.judge_wanted();
             self.start_ready();
             if self.running.is_empty() {
+                let (wanted, ready) = (self.states.count(State::Wanted), self.states.count(State::Ready));
                 // A task that could not even be started has changed what can be judged.
-                if self.states.count(State::Wanted) + self.states.count(State::Ready) > 0 {
+                if wanted > 0 && ready == 0 {
                     continue;
                 }
-                break;
+                if ready == 0 {
+                    break;
+                }
             }
-            // The time-out is only there to notice Ctrl-C.
+            // The time-out is there to notice Ctrl-C, and others that leave a GPU which a task waits for.
             match notes.recv_timeout(Duration::from_millis(100)) {
                 Ok(note) => self.hear(note),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -149,7 +161,11 @@ impl Run<'_> {
 
     fn begin(&mut self, tasks: usize) {
         let pipeline = self.plan.pipeline.clone();
-        (self.show)(&Event::Begin { pipeline, tasks, cpus: self.options.jobs, gpus: self.options.gpus.len() });
+        let machine = &self.options.machine;
+        // Counting GPUs may load the driver.
+        let wanted = self.plan.tasks.iter().any(|task| task.step.resources().gpu && crate::device::can_use_gpus());
+        let gpus = if wanted { machine.cards().len() } else { 0 };
+        (self.show)(&Event::Begin { pipeline, tasks, cpus: machine.cpus, gpus });
     }
 
     /// Judges every wanted task whose needs are met, in plan order, so that a hit frees those after it at once.
@@ -200,8 +216,16 @@ impl Run<'_> {
                 Err(error) => return self.fail(id, error, None),
             }
         }
+        let gpu = Gpu::of_builtin(task.step.resources().gpu);
+        let need = match Need::of(&task.name, &task.wants, gpu, None, &self.options.machine)
+            .and_then(|need| self.slots.can_ever(&task.name, &need).map(|()| need))
+        {
+            Ok(need) => need,
+            Err(error) => return self.fail(id, error, None),
+        };
         self.states.set(id, State::Ready);
-        self.ready.insert(id, Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason });
+        let (contents, lines) = (verdict.contents, verdict.lines);
+        self.ready.insert(id, Waiting { key: verdict.key, contents, lines, reason, need });
     }
 
     /// Starts ready tasks, those that most others wait for first.
@@ -220,12 +244,9 @@ impl Run<'_> {
         }
         let mut order: Vec<TaskId> = self.ready.keys().copied().collect();
         order.sort_by_key(|id| (std::cmp::Reverse(self.plan.graph.with_followers(&[*id]).len()), *id));
-        for (position, id) in order.iter().enumerate() {
-            let task = self.plan.task(*id);
-            let wants_gpu = task.step.resources().gpu && !self.options.gpus.is_empty() && task.limits.gpus != Some(0);
-            let Some(share) = self.slots.take(wants_gpu, task.limits.cpus, order.len() - position) else { continue };
-            if let Some(waiting) = self.ready.remove(id) {
-                self.start(*id, waiting, share);
+        for (id, share) in self.slots.offer(order.iter().map(|id| (*id, &self.ready[id].need))) {
+            if let Some(waiting) = self.ready.remove(&id) {
+                self.start(id, waiting, share);
             }
         }
     }
@@ -248,14 +269,14 @@ impl Run<'_> {
             key: waiting.key.short().into(),
             reason: waiting.reason.to_string(),
             threads: share.threads,
-            gpu: share.gpu,
+            gpu: share.cards().first().copied(),
         });
         let sources = self.judge.sources(task, &waiting.contents);
         let mut order = Order::new(task, inputs, waiting.key, waiting.lines);
         order.sources = sources;
         order.project.clone_from(&self.plan.project);
         order.log = self.log(id);
-        order.share = share;
+        order.share = share.clone();
         order.forced = waiting.reason == Reason::Forced;
         let leash = Leash::default();
         self.running.insert(id, (share, leash.clone()));

@@ -61,7 +61,7 @@ impl Order {
             lines,
             project: PathBuf::new(),
             log: PathBuf::new(),
-            share: Share { threads: 1, gpu: None },
+            share: Share { threads: 1, ..Share::default() },
             sources: vec![],
             forced: false,
         }
@@ -191,7 +191,7 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
         warnings: heard.warnings,
         seconds: started.elapsed().as_secs_f64(),
         threads: order.share.threads,
-        gpu: order.share.gpu,
+        gpu: order.share.cards().first().copied(),
         host: host(),
         made: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
     };
@@ -227,7 +227,7 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         outputs: absolute(folder.join("outputs"))?,
         scratch: absolute(store.scratch(&order.key))?,
         threads: order.share.threads,
-        gpu: order.share.gpu,
+        gpu: order.share.cards().first().copied(),
     };
     for path in [&job.outputs, &job.scratch] {
         std::fs::create_dir_all(path).map_err(|e| Error::io("make the folder", path, &e))?;
@@ -247,12 +247,11 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program =
         std::env::current_exe().map_err(|e| Error::new(Kind::Io, format!("cannot find hashpipe itself: {e}")))?;
-    let gpus = order.share.gpu.map_or(String::new(), |slot| slot.to_string());
     Command::new(&program)
         .arg("exec")
         .arg(folder.join("task.json"))
         .env("RAYON_NUM_THREADS", order.share.threads.to_string())
-        .env("CUDA_VISIBLE_DEVICES", gpus)
+        .envs(order.share.environment())
         // glibc gives large buffers back at once and asks for them again at the next step: a tenth of a training's
         // time goes into clearing pages. Other C libraries ignore these.
         .env("MALLOC_MMAP_THRESHOLD_", (32 << 20).to_string())
