@@ -69,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn many_tasks_take_no_time_worth_mentioning() {
-        // A square of a thousand by a thousand paths would not end if any were walked twice.
+    fn no_path_is_walked_twice() {
+        // Each task of a row leads to every one of the next: more paths than could ever be walked.
         let width = 300;
         let next = |id: TaskId| {
             let next_row = (id.0 / width + 1) * width;

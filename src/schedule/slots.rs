@@ -531,8 +531,33 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_for_who_waits_for_others() {
-        let mut slots = slots(64, 8, &[(24, 12)]);
-        assert_eq!(walks_until(&mut slots, gpu(Some(20)), gpu(Some(5)), 2), None);
+        let mut slots = slots(4, 8, &[(24, 12)]);
+        let waits = Need { cpus: Some(4), ..gpu(Some(20)) };
+        for _ in 0..3 * PATIENCE {
+            let ready = [(TaskId(0), &waits), (TaskId(1), &gpu(Some(5))), (TaskId(2), &cpus(2))];
+            let mut started = slots.offer(ready);
+            assert_eq!(started.len(), 2);
+            slots.give_back(started.remove(0).1);
+            // One of them goes on, so that threads are lacking too.
+            assert_eq!(offered(&mut slots, &[waits, cpus(1)]), [1]);
+            slots.give_back(Share { threads: 1, ..Share::default() });
+            slots.give_back(started.remove(0).1);
+        }
+    }
+
+    #[test]
+    fn what_was_kept_stays_kept_until_the_rest_is_free() {
+        let mut slots = slots(8, 8, &[(24, 0)]);
+        let (memory, card) = (Need { memory: 5 * GIB, ..cpus(1) }, gpu(None));
+        let both = Need { memory: 8 * GIB, ..card };
+        let first = ask(&mut slots, memory).unwrap();
+        slots.passed.insert(TaskId(0), Passed { times: PATIENCE, ..Passed::default() });
+        assert_eq!(offered(&mut slots, &[both, card]), [1]);
+        slots.give_back(first);
+        // The memory is there now and the card is not: the next one may not take the memory instead.
+        assert_eq!(offered(&mut slots, &[both, memory]), [0; 0]);
+        slots.give_back(Share { threads: 1, memory: 0, gpus: vec![Part { card: 0, memory: None }] });
+        assert_eq!(offered(&mut slots, &[both, memory]), [0]);
     }
 
     #[test]

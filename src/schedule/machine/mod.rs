@@ -51,7 +51,7 @@ struct Inventory {
 
 #[derive(Debug)]
 enum Probe {
-    Driver(Driver),
+    Driver(Box<Driver>),
     /// Bytes used by others, by card: a machine that was made up.
     Told(Vec<u64>),
 }
@@ -75,11 +75,13 @@ impl Machine {
             Err(_) => None,
         };
         // Without either, nothing can be wrong with the GPUs, and they are looked at when someone wants one.
-        if fakes.is_some() || asked.gpus.is_some() {
-            let inventory = match fakes {
-                Some(fakes) => Inventory::told(fakes),
-                None => Inventory::real(&asked.host, asked.gpus.as_ref()),
-            };
+        let inventory = match (fakes, &asked.gpus) {
+            (Some(fakes), _) => Some(Inventory::told(fakes)),
+            (None, Some(gpus)) if gpus.is_none() => Some(Inventory::told(vec![])),
+            (None, Some(gpus)) => Some(Inventory::real(&asked.host, Some(gpus))),
+            (None, None) => None,
+        };
+        if let Some(inventory) = inventory {
             let _ = machine.gpus.set(inventory.restricted(asked.gpus.as_ref())?);
         }
         Ok(machine)
@@ -151,7 +153,7 @@ impl Inventory {
             let most = host.gpu_memory.map(|Bytes(most)| most);
             card.memory = [card.memory, most].into_iter().flatten().min();
         }
-        Self { cards, probe: Probe::Driver(driver) }
+        Self { cards, probe: Probe::Driver(Box::new(driver)) }
     }
 
     /// Only the cards asked for.
