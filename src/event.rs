@@ -24,6 +24,8 @@ pub enum Event {
     Failed { task: String, error: String, log: Option<PathBuf> },
     /// A task was stopped by the user; what it had done is kept where it can be resumed.
     Stopped { task: String },
+    /// A task that failed is tried once more, in another way.
+    Retry { task: String, because: String },
     /// A task cannot run because one that it needs failed.
     Blocked { task: String, needs: String },
     /// The run is over.

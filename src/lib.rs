@@ -5,6 +5,7 @@
 //! through it.
 
 // Words that every step shares.
+pub mod amounts;
 pub mod choices;
 pub mod device;
 pub mod error;

@@ -25,7 +25,7 @@ struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done or nothing to do; 1 a stage failed; 2 the command line, the pipeline or the \
 data is wrong; 3 `status --check`: there is work to do; 4 an input changed while it was read; 5 the cache is damaged; \
-130 interrupted.";
+6 a task wants more than this machine has; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -116,7 +116,8 @@ pub fn run() -> Result<u8> {
 
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 4] = ["HASHPIPE_CACHE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS"];
+    const KNOWN: [&str; 5] =
+        ["HASHPIPE_CACHE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS", crate::schedule::FAKE_GPUS];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
         name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
     });

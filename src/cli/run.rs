@@ -2,12 +2,11 @@
 
 use super::{Folders, Pipeline};
 use crate::cache::{Actions, Results, Standing, State, Store, Watch, survey};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
-use crate::schedule::{self, INTERRUPTS, Options, Outcome};
+use crate::schedule::{self, Asked, Gpus, INTERRUPTS, Machine, Options, Outcome, check_gpus};
 use clap::Args;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,9 +20,9 @@ pub(super) struct Arguments {
     /// Threads to use, shared by the tasks that run side by side [default: all cores]
     #[arg(long, short, value_name = "N", env = "HASHPIPE_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// GPUs to use: how many, or their numbers as in `0,2`
-    #[arg(long, value_name = "N", env = "HASHPIPE_GPUS", default_value = "0", value_parser = gpus)]
-    gpus: Gpus,
+    /// GPUs to use: how many, or their numbers as in `0,2` [default: all that the driver shows]
+    #[arg(long, value_name = "N", env = "HASHPIPE_GPUS")]
+    gpus: Option<Gpus>,
     /// Go on with what does not depend on a failure
     #[arg(long, short)]
     keep_going: bool,
@@ -47,28 +46,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// More than any machine has.
-const MOST_GPUS: usize = 1024;
-
-/// Slots of the GPUs to use.
-#[derive(Debug, Clone, Default)]
-struct Gpus(Vec<usize>);
-
-fn gpus(text: &str) -> Result<Gpus, String> {
-    let wrong = || format!("write a count up to {MOST_GPUS}, or numbers as in `0,2`");
-    let number = |text: &str| text.trim().parse().ok().filter(|n| *n <= MOST_GPUS).ok_or_else(wrong);
-    let numbers: BTreeSet<usize> = match text.contains(',') {
-        true => text.split(',').filter(|part| !part.trim().is_empty()).map(number).collect::<Result<_, _>>()?,
-        false => (0..number(text)?).collect(),
-    };
-    Ok(Gpus(numbers.into_iter().collect()))
-}
-
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
-    if !arguments.gpus.0.is_empty() && !crate::device::can_use_gpus() {
-        crate::device::open(Some(arguments.gpus.0[0])).map_err(|e| e.at(Place::Argument("--gpus".into())))?;
-    }
     let plan = arguments.pipeline.plan()?;
+    let uses = plan.tasks.iter().map(schedule::use_of_gpu);
+    check_gpus(arguments.gpus.as_ref(), uses)?;
     let targets = targets(&plan, arguments)?;
     let force = select(&plan, &arguments.force)?;
     if arguments.dry_run {
@@ -78,10 +59,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let output = arguments.folders.output(&plan);
     let watch = Arc::new(Watch::default());
     watch_for_interrupts(watch.clone())?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let asked = Asked { jobs: arguments.jobs.map(usize::from), gpus: arguments.gpus.clone(), host: plan.host };
     let options = Options {
-        jobs: arguments.jobs.map_or(cores, usize::from),
-        gpus: arguments.gpus.0.clone(),
+        machine: Machine::find(&asked)?,
         keep_going: arguments.keep_going,
         targets,
         force,

@@ -103,6 +103,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             lines
         }
         Event::Stopped { task } => vec![head("stopped", task, "what it had done is kept")],
+        Event::Retry { task, because } => vec![head("again", task, because)],
         Event::Blocked { task, needs } => vec![head("blocked", task, &format!("needs {needs}"))],
         Event::End { .. } => vec![],
     }

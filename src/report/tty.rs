@@ -74,7 +74,7 @@ impl Screen for Tty {
             | Event::Stopped { task }
             | Event::Blocked { task, .. } => self.finish(task),
             Event::End { .. } => self.whole.finish_and_clear(),
-            Event::Warning { .. } => {}
+            Event::Warning { .. } | Event::Retry { .. } => {}
         }
         self.lines.show(event);
     }

@@ -4,12 +4,24 @@
 //! See `doc/design.md`, "The loop".
 
 mod guard;
+mod machine;
+mod need;
+mod out_of_memory;
+mod predict;
+mod priority;
+mod rehearse;
 mod run;
+mod simulate;
 mod slots;
 mod state;
 mod worker;
 
+pub use machine::{Asked, FAKE_GPUS, Gpus, Machine};
+pub use need::{Gpu, Need, check_gpus};
+pub use predict::{need, predict, use_of_gpu};
+pub use rehearse::{Rehearsal, rehearse};
 pub use run::run;
+pub use simulate::Prediction;
 pub use state::{State, States};
 
 use crate::cache::{Key, Results, Watch};
@@ -21,12 +33,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 /// How to run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Threads to use, and so tasks at once.
-    pub jobs: usize,
-    /// Slots of the GPUs to use.
-    pub gpus: Vec<usize>,
+    /// What the tasks may share.
+    pub machine: Machine,
     /// Go on with what does not depend on a failure.
     pub keep_going: bool,
     /// Fail instead of waiting when another run works on the same.

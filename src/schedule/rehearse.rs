@@ -1,9 +1,13 @@
 //! A task run once more, apart from the cache, to see whether it gives the same again; and killed on the way, to see
 //! whether what it resumes to is the same.
 
+use super::machine::Machine;
+use super::predict;
+use super::slots::{Share, Slots};
 use super::worker::{self, Computed, Leash, Order};
-use crate::cache::{Digests, Store};
+use crate::cache::{Digests, Judge, Results, Store, inputs};
 use crate::error::{Error, Kind, Result};
+use crate::plan::{Plan, TaskId};
 use crate::stage::Message;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -21,11 +25,36 @@ pub struct Rehearsal {
     pub seconds: f64,
 }
 
-/// Runs a task in a folder of its own. It is killed at each of the given parts of its way (0 to 1), and each time goes on
-/// from what it has saved. `expected` are the seconds it takes, for tasks that do not tell how far they are.
-pub(super) fn rehearse(store: &Store, order: &Order, kills: &[f64], expected: f64) -> Result<Rehearsal> {
+/// Runs a task in a folder of its own; `results` are those of what it needs. It is killed at each of the given parts of
+/// its way (0 to 1), and each time goes on from what it has saved. `expected` are the seconds it takes, for tasks that do
+/// not tell how far they are.
+///
+/// # Errors
+/// If what it needs is not in the cache, or it fails.
+pub fn rehearse(
+    plan: &Plan,
+    store: &Store,
+    id: TaskId,
+    results: &Results,
+    machine: &Machine,
+    kills: &[f64],
+    expected: f64,
+) -> Result<Rehearsal> {
     let started = Instant::now();
+    let task = plan.task(id);
+    let mut judge = Judge::new(plan, store);
+    let verdict = judge.judge(task, results)?;
+    let need = predict::need(task, judge.known(), machine)?;
+    let mut slots = Slots::new(machine.clone());
+    slots.can_ever(&task.name, &need)?;
+    let share = slots.offer([(id, &need)]).pop().map(|(_, share)| share);
     let place = store.workspace()?;
+    let order = &Order {
+        inputs: inputs(plan, store, task, &verdict.contents, results)?,
+        log: place.path().join("log.txt"),
+        share: share.unwrap_or(Share { threads: machine.cpus, ..Share::default() }),
+        ..Order::new(plan, task, &verdict.key, &verdict.lines, judge.digests())
+    };
     let scratch = place.path().join("scratch");
     let mut killed = vec![];
     let mut kills = kills.iter().copied().peekable();
@@ -57,7 +86,8 @@ fn attempt(
     let mut at = None;
     let result = std::thread::scope(|scope| {
         let leash = &leash;
-        let task = scope.spawn(move || worker::compute(store, order, scratch, leash, &mut |m| drop(sender.send(m))));
+        let task =
+            scope.spawn(move || worker::compute(store, order, scratch, leash, &|_| {}, &mut |m| drop(sender.send(m))));
         loop {
             let (part, note) = match messages.recv_timeout(Duration::from_millis(5)) {
                 Ok(Message::Progress { done, total, note }) if total > 0 => (done as f64 / total as f64, note),

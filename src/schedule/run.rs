@@ -1,6 +1,11 @@
 //! A run: tasks move from wanted to a result, each when what it needs is there.
 
 use super::guard::Guard;
+use super::machine::Meter;
+use super::need::Need;
+use super::out_of_memory::gpu_was_full;
+use super::predict;
+use super::priority::{Rank, remaining};
 use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
@@ -12,10 +17,10 @@ use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
 use crate::stage::{Input, Message};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -40,12 +45,14 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         show,
         judge,
         states: States::new(plan.tasks.len(), &wanted),
-        slots: Slots::new(options.jobs, &options.gpus),
+        slots: Slots::new(options.machine.clone()),
         unmet: plan.tasks.iter().map(|task| plan.graph.needs(task.id).len()).collect(),
         open: BTreeSet::new(),
         demanded: HashSet::new(),
         forced: options.force.iter().copied().collect(),
-        priority: vec![0.0; plan.tasks.len()],
+        remaining: vec![],
+        started: false,
+        told: HashSet::new(),
         ready: BTreeMap::new(),
         running: HashMap::new(),
         results: HashMap::new(),
@@ -67,22 +74,24 @@ struct Waiting {
     lines: Vec<Line>,
     reason: Reason,
     start: Start,
+    need: Need,
 }
 
 /// A task whose process is at work.
 struct Running {
     /// Given back when its process has ended.
     share: Option<Share>,
+    waiting: Waiting,
     leash: Leash,
-    key: Key,
     log: PathBuf,
     started: Instant,
     /// When it will be asked to end, and how long it may take in all.
     limit: Option<(Instant, Duration)>,
+    /// Watches its GPU memory.
+    meter: Option<Meter>,
+    metered: Instant,
+    peak: Arc<AtomicU64>,
 }
-
-/// Longest remaining work first; of equals, in plan order. Seconds are not negative, so their bits sort as they do.
-type Rank = (Reverse<u64>, TaskId);
 
 struct Run<'a> {
     plan: &'a Plan,
@@ -99,8 +108,12 @@ struct Run<'a> {
     /// Tasks whose bytes are gone and needed.
     demanded: HashSet<TaskId>,
     forced: HashSet<TaskId>,
-    /// Seconds from a task's start to the end of the longest chain behind it.
-    priority: Vec<f64>,
+    /// Seconds from each task's start to the end of the longest chain behind it; found when the first task has to run.
+    remaining: Vec<f64>,
+    /// Whether any task was started.
+    started: bool,
+    /// Tasks that were told to wait for others.
+    told: HashSet<TaskId>,
     ready: BTreeMap<Rank, Waiting>,
     running: HashMap<TaskId, Running>,
     results: Results,
@@ -113,8 +126,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn begin(&mut self, wanted: &[TaskId]) {
         let pipeline = self.plan.pipeline.clone();
-        let gpus = self.options.gpus.len();
-        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: self.options.jobs, gpus });
+        let machine = &self.options.machine;
+        // Counting GPUs may load the driver.
+        let useful = wanted.iter().any(|id| predict::use_of_gpu(self.plan.task(*id)).is_useful());
+        let gpus = if useful { machine.cards().len() } else { 0 };
+        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: machine.cpus, gpus });
         self.open = wanted.iter().copied().filter(|id| self.unmet[id.0] == 0).collect();
     }
 
@@ -126,12 +142,15 @@ impl Run<'_> {
             self.start_ready();
             if self.running.is_empty() {
                 // A task that could not even be started has changed what can be judged.
-                if !self.open.is_empty() || !self.ready.is_empty() {
+                if !self.open.is_empty() {
                     continue;
                 }
-                break;
+                if self.ready.is_empty() {
+                    break;
+                }
+                self.tell_of_others();
             }
-            // The time-out is only there to notice Ctrl-C and limits.
+            // The time-out is there to notice Ctrl-C, limits, and others that leave a GPU which a task waits for.
             match notes.recv_timeout(Duration::from_millis(100)) {
                 Ok(note) => self.hear(note),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -193,12 +212,25 @@ impl Run<'_> {
         }
         self.states.set(id, State::Ready);
         let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
-        let waiting = Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason, start };
-        self.ready.insert(self.rank(id), waiting);
+        let need = match predict::need(task, self.judge.known(), &self.options.machine) {
+            Ok(need) => need,
+            Err(error) => return self.fail(id, error, None),
+        };
+        let waiting =
+            Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason, start, need };
+        let rank = self.rank(id);
+        self.ready.insert(rank, waiting);
     }
 
-    fn rank(&self, id: TaskId) -> Rank {
-        (Reverse(self.priority[id.0].to_bits()), id)
+    fn rank(&mut self, id: TaskId) -> Rank {
+        if self.remaining.is_empty() {
+            let seconds = predict::seconds(self.plan, self.judge.known());
+            // Where nothing is known, the number of tasks counts.
+            let seconds: Vec<f64> = seconds.into_iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
+            self.remaining = remaining(|id| self.plan.graph.needed_by(id), &seconds);
+        }
+        let priority = self.plan.task(id).wants.priority.unwrap_or(0);
+        Rank { priority, remaining: self.remaining[id.0], id }
     }
 
     /// Takes a result that is known.
@@ -265,24 +297,54 @@ impl Run<'_> {
     /// Starts ready tasks, those with the longest work behind them first.
     fn start_ready(&mut self) {
         if self.is_stopping() {
-            for ((_, id), _) in std::mem::take(&mut self.ready) {
-                self.states.set(id, State::Stopped);
-                self.give_up_followers(id);
+            for (rank, _) in std::mem::take(&mut self.ready) {
+                self.states.set(rank.id, State::Stopped);
+                self.give_up_followers(rank.id);
             }
             return;
         }
-        let order: Vec<Rank> = self.ready.keys().copied().collect();
-        for (position, rank) in order.iter().enumerate() {
-            if self.slots.is_full() {
-                break;
-            }
-            let task = self.plan.task(rank.1);
-            let wants_gpu = task.step.resources().gpu && !self.options.gpus.is_empty() && task.limits.gpus != Some(0);
-            let Some(share) = self.slots.take(wants_gpu, task.limits.cpus, order.len() - position) else { continue };
-            if let Some(waiting) = self.ready.remove(rank) {
-                self.start(rank.1, waiting, share);
+        if !self.started && !self.ready.is_empty() && !self.all_can_run() {
+            return;
+        }
+        for (id, share) in self.slots.offer(self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need))) {
+            let rank = self.rank(id);
+            if let Some(waiting) = self.ready.remove(&rank) {
+                self.start(id, waiting, share);
             }
         }
+    }
+
+    /// Says once which tasks wait for what others use of the GPUs.
+    fn tell_of_others(&mut self) {
+        for (rank, waiting) in &self.ready {
+            if self.slots.waits_for_others(&waiting.need) && self.told.insert(rank.id) {
+                let task = self.plan.task(rank.id).name.clone();
+                let note = "waits for GPU memory that others use".to_string();
+                (self.show)(&Event::Progress { task, done: 0, total: 0, note });
+            }
+        }
+    }
+
+    /// Before the first task starts: whether this machine can run all that may have to run. Hours of work must not be
+    /// spent on what then cannot go on.
+    fn all_can_run(&mut self) -> bool {
+        self.started = true;
+        let undecided = [State::Wanted, State::Ready].into_iter().flat_map(|state| self.states.all(state));
+        let fault = |id: TaskId| {
+            let task = self.plan.task(id);
+            let need = predict::need(task, self.judge.known(), &self.options.machine);
+            Some((id, need.and_then(|need| self.slots.can_ever(&task.name, &need)).err()?))
+        };
+        let faults: Vec<(TaskId, Error)> = undecided.filter_map(fault).collect();
+        let all = faults.is_empty();
+        for (id, error) in faults {
+            if !self.states.get(id).is_final() {
+                self.ready.retain(|rank, _| rank.id != id);
+                self.open.remove(&id);
+                self.fail(id, error, None);
+            }
+        }
+        all
     }
 
     fn start(&mut self, id: TaskId, waiting: Waiting, share: Share) {
@@ -310,48 +372,49 @@ impl Run<'_> {
             key: waiting.key.short().into(),
             reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
-            gpu: share.gpu,
+            gpu: share.cards().first().copied(),
         });
-        let log = self.log(id);
-        let leash = Leash::default();
-        let running = Running {
-            share: Some(share),
-            leash: leash.clone(),
-            key: waiting.key.clone(),
-            log: log.clone(),
-            started: Instant::now(),
-            limit: None,
-        };
-        self.running.insert(id, running);
+        let (log, leash, peak) = (self.log(id), Leash::default(), Arc::new(AtomicU64::new(0)));
         let order = Order {
-            id,
-            name: task.name.clone(),
-            kind: task.kind.name,
-            outputs: task.step.outputs().iter().map(ToString::to_string).collect(),
-            varies: task.step.varies().iter().map(ToString::to_string).collect(),
-            params: task.params.clone(),
             inputs,
-            key: waiting.key,
-            lines: waiting.lines.clone(),
-            project: self.plan.project.clone(),
-            pipeline: self.plan.pipeline.clone(),
             run: self.options.run.clone(),
-            log,
-            share,
+            log: log.clone(),
+            share: share.clone(),
             guards,
-            digests: self.judge.digests().clone(),
             extends_from: extends_from(self.store, &waiting.start),
             member: task.step.extends().and_then(|extends| Member::of(&waiting.lines, extends)),
+            peak: peak.clone(),
             again: matches!(waiting.reason, Reason::Forced | Reason::Always),
             wait: !self.options.no_wait,
-            cached: task.step.is_cached(),
+            ..Order::new(self.plan, task, &waiting.key, &waiting.lines, self.judge.digests())
         };
+        let limit = task.wants.timeout.map(|limit| (Instant::now() + limit.0, limit.0));
+        let now = Instant::now();
+        let running = Running {
+            share: Some(share),
+            waiting,
+            leash: leash.clone(),
+            log,
+            started: now,
+            limit,
+            meter: None,
+            metered: now,
+            peak,
+        };
+        self.running.insert(id, running);
         let (store, notes) = (self.store.clone(), self.sender.clone());
         std::thread::spawn(move || worker::work(&store, &order, &leash, &notes));
     }
 
     fn hear(&mut self, note: Note) {
         match note {
+            Note::Began(id, pid) => {
+                let machine = &self.options.machine;
+                if let Some(running) = self.running.get_mut(&id) {
+                    let cards = running.share.as_ref().map(Share::cards).unwrap_or_default();
+                    running.meter = (!cards.is_empty()).then(|| machine.meter(pid, cards));
+                }
+            }
             Note::Said(id, Message::Progress { done, total, note }) => {
                 let task = self.name(id);
                 (self.show)(&Event::Progress { task, done, total, note });
@@ -381,7 +444,7 @@ impl Run<'_> {
     fn ended(&mut self, id: TaskId, ended: Result<Ended>) {
         let Some(mut running) = self.running.remove(&id) else { return };
         let share = running.share.take();
-        self.give_back(share);
+        self.give_back(share.clone());
         match ended {
             Ok(Ended::Ran(ran)) => {
                 let Ran { action, warnings } = *ran;
@@ -410,9 +473,13 @@ impl Run<'_> {
                     seconds: running.started.elapsed().as_secs_f64(),
                     cause: error.message().to_string(),
                     log: running.log.display().to_string(),
-                    ..self.attempt(id, &running.key, end)
+                    ..self.attempt(id, &running.waiting.key, end)
                 };
-                self.remember(id, attempt);
+                let full = end == End::Failed && self.was_crowded_out(&running, share.as_ref(), &error);
+                self.remember(id, Attempt { alone: full, ..attempt });
+                if full {
+                    return self.retry_alone(id, running.waiting, &error);
+                }
                 if end == End::Stopped {
                     self.states.set(id, State::Stopped);
                     let task = self.name(id);
@@ -423,6 +490,28 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a task failed because the memory of a GPU that it shared was full.
+    fn was_crowded_out(&self, running: &Running, share: Option<&Share>, error: &Error) -> bool {
+        const TAIL: usize = 1 << 14;
+        let had_a_gpu = share.is_some_and(|share| !share.gpus.is_empty());
+        if !had_a_gpu || running.waiting.need.alone {
+            return false;
+        }
+        let log = std::fs::read(&running.log).unwrap_or_default();
+        let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(TAIL)..]);
+        gpu_was_full(&error.render("error")) || gpu_was_full(&tail)
+    }
+
+    /// Gives a task a GPU of its own, once.
+    fn retry_alone(&mut self, id: TaskId, waiting: Waiting, error: &Error) {
+        let task = self.name(id);
+        (self.show)(&Event::Retry { task, because: format!("{}: alone on a GPU", error.message()) });
+        self.states.set(id, State::Ready);
+        let need = Need { alone: true, ..waiting.need };
+        let rank = self.rank(id);
+        self.ready.insert(rank, Waiting { need, ..waiting });
     }
 
     fn finish(&mut self, id: TaskId, state: State, action: &crate::cache::Action, event: &Event) {
@@ -511,11 +600,17 @@ impl Run<'_> {
         }
     }
 
-    /// Asks tasks to end whose time is over, and ends them if they do not.
+    /// Asks tasks to end whose time is over, and ends them if they do not; looks at what they use of GPUs.
     fn enforce_limits(&mut self) {
         const GRACE: Duration = Duration::from_secs(30);
+        const LOOK: Duration = Duration::from_secs(1);
         let now = Instant::now();
         for running in self.running.values_mut() {
+            if let Some(meter) = running.meter.as_mut().filter(|_| now - running.metered >= LOOK) {
+                running.metered = now;
+                meter.poll();
+                running.peak.store(meter.peak().unwrap_or(0), Ordering::Relaxed);
+            }
             if let Some((end, limit)) = running.limit.filter(|(end, _)| *end <= now) {
                 running.leash.time_out(limit);
                 running.limit = Some((end + GRACE, limit));

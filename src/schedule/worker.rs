@@ -1,13 +1,14 @@
 //! One task in a process of its own: started, listened to, and its outputs published.
 
 use super::guard::{self, Guard};
+use super::out_of_memory::KillCount;
 use super::slots::Share;
 use crate::cache::{
     Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
     write_aside_with,
 };
 use crate::error::{Error, Kind, Result};
-use crate::plan::TaskId;
+use crate::plan::{Plan, Task, TaskId};
 use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
 use std::collections::BTreeMap;
@@ -15,12 +16,15 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a worker tells the loop.
 pub(super) enum Note {
+    /// The task's process was started, and has this number.
+    Began(TaskId, u32),
     /// The task's process said something.
     Said(TaskId, Message),
     /// Its process has ended; what is left is to publish the result.
@@ -65,12 +69,45 @@ pub(super) struct Order {
     pub(super) extends_from: BTreeMap<String, Input>,
     /// Its place among the results that longer ones can start from.
     pub(super) member: Option<Member>,
+    /// Bytes of GPU memory it was seen to use at most.
+    pub(super) peak: Arc<AtomicU64>,
     /// Run even if the result appears meanwhile, and use nothing that was made before.
     pub(super) again: bool,
     /// Wait for another run that works on the same key.
     pub(super) wait: bool,
     /// Whether its result may be reused; one that may not is no standard for the next.
     pub(super) cached: bool,
+}
+
+impl Order {
+    /// What a task's process is told whoever runs it; the rest is as for a task alone on one thread.
+    pub(super) fn new(plan: &Plan, task: &Task, key: &Key, lines: &[Line], digests: &Digests) -> Self {
+        let names = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
+        Self {
+            id: task.id,
+            name: task.name.clone(),
+            kind: task.kind.name,
+            outputs: names(task.step.outputs()),
+            varies: names(task.step.varies()),
+            params: task.params.clone(),
+            inputs: BTreeMap::new(),
+            key: key.clone(),
+            lines: lines.to_vec(),
+            project: plan.project.clone(),
+            pipeline: plan.pipeline.clone(),
+            run: String::new(),
+            log: PathBuf::new(),
+            share: Share { threads: 1, ..Share::default() },
+            guards: vec![],
+            digests: digests.clone(),
+            extends_from: BTreeMap::new(),
+            member: None,
+            peak: Arc::default(),
+            again: true,
+            wait: true,
+            cached: task.step.is_cached(),
+        }
+    }
 }
 
 /// The line to a running task: its standard input. Closing it, as the runner's death does, ends the task too.
@@ -174,7 +211,8 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     let mut owner = owner(order);
     store.set_owner(&order.key, &owner);
     let mut told = Instant::now();
-    let computed = compute(store, order, &store.scratch(&order.key), leash, &mut |message| {
+    let begun = |pid| drop(notes.send(Note::Began(order.id, pid)));
+    let computed = compute(store, order, &store.scratch(&order.key), leash, &begun, &mut |message| {
         // How often whoever waits for this, or looks at it, sees it move.
         const EVERY: Duration = Duration::from_secs(1);
         if let Message::Progress { done, total, note } = &message
@@ -213,17 +251,24 @@ pub(super) fn compute(
     order: &Order,
     scratch: &Path,
     leash: &Leash,
+    begun: &dyn Fn(u32),
     hear: &mut dyn FnMut(Message),
 ) -> Result<Computed> {
     let started = Instant::now();
     let workspace = store.workspace()?;
     let job = job(store, order, workspace.path(), scratch)?;
     let log = create(&order.log)?;
+    let kills = KillCount::now();
     let mut child = spawn(order, workspace.path(), log)?;
+    begun(child.id());
     leash.hold(child.stdin.take());
     let mut heard = listen(&mut child, hear);
     let status = end(&mut child, order)?;
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
+        let error = match kills.explain(status).or_else(|| kills.explain(told_status(&error))) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        };
         // However a task ends that was told to: it did not fail.
         return Err(leash.pulled().unwrap_or(error));
     }
@@ -260,8 +305,8 @@ fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Op
         seconds,
         usage: heard.usage,
         threads: order.share.threads,
-        gpus: order.share.gpu.into_iter().collect(),
-        gpu_memory: None,
+        gpus: order.share.cards(),
+        gpu_memory: Some(order.peak.load(Ordering::Relaxed)).filter(|peak| *peak > 0),
         host: host().to_string(),
         made: now(),
         run: order.run.clone(),
@@ -349,7 +394,7 @@ fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Jo
         shards: absolute(if order.again { folder.join("shards") } else { store.shards() })?,
         extends_from: order.extends_from.clone(),
         threads: order.share.threads,
-        gpu: order.share.gpu,
+        gpu: order.share.cards().first().copied(),
     };
     std::fs::create_dir_all(&job.outputs).map_err(|e| Error::io("make the folder", &job.outputs, &e))?;
     let text = serde_json::to_vec(&job).expect("a job is plain data");
@@ -367,12 +412,11 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program =
         std::env::current_exe().map_err(|e| Error::new(Kind::Io, format!("cannot find hashpipe itself: {e}")))?;
-    let gpus = order.share.gpu.map_or(String::new(), |slot| slot.to_string());
     Command::new(&program)
         .arg("exec")
         .arg(folder.join("task.json"))
         .env("RAYON_NUM_THREADS", order.share.threads.to_string())
-        .env("CUDA_VISIBLE_DEVICES", gpus)
+        .envs(order.share.environment())
         // glibc gives large buffers back at once and asks for them again at the next step: a tenth of a training's
         // time goes into clearing pages. Other C libraries ignore these.
         .env("MALLOC_MMAP_THRESHOLD_", (32 << 20).to_string())
@@ -430,8 +474,15 @@ fn owner(order: &Order) -> Owner {
         done: 0,
         total: 0,
         note: String::new(),
-        gpus: order.share.gpu.into_iter().collect(),
+        gpus: order.share.cards(),
     }
+}
+
+/// How a program of the user's ended, if its end was a SIGKILL, by what its task's process told of it.
+fn told_status(error: &Error) -> ExitStatus {
+    use std::os::unix::process::ExitStatusExt as _;
+    const KILLED: [&str; 2] = ["was killed by signal 9", "ended with exit code 137"];
+    ExitStatus::from_raw(if KILLED.iter().any(|told| error.message().contains(told)) { 9 } else { 0 })
 }
 
 /// The error of a task that ended without saying why.

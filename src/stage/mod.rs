@@ -18,14 +18,12 @@ mod reference;
 mod registry;
 mod shelf;
 mod train;
-mod wants;
 
 pub use context::{Ctx, Input, Job, Message, Stop};
 pub use param::{Param, Shape, Variant};
 pub use plain::{Scalar, Words};
 pub use reference::Ref;
 pub use registry::{Kind, Parsed, STAGES, find};
-pub use wants::Wants;
 
 use crate::error::{Error, Result};
 use schemars::JsonSchema;
@@ -55,9 +53,14 @@ pub trait Stage: Send + Sync {
         Resources { gpu: false }
     }
 
-    /// What its own table asks for, if it may. Never part of the key.
-    fn wants(&self) -> Option<&Wants> {
-        None
+    /// Whether it runs a program of the user's: what that can do with threads and GPUs, only the user knows.
+    fn runs_a_program(&self) -> bool {
+        false
+    }
+
+    /// Whether it can use more than one thread.
+    fn is_parallel(&self) -> bool {
+        true
     }
 
     /// What else decides its result.

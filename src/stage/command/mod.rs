@@ -13,7 +13,8 @@
 mod supervise;
 mod template;
 
-use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Wants, Words};
+use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Words};
+use crate::amounts::Wants;
 use crate::dataset::Location;
 use crate::error::{Error, Kind, Result};
 use crate::names::{is_name, known_or_nearest};
@@ -43,6 +44,8 @@ pub(super) struct Command {
     env: Vec<String>,
     /// What it occupies; never part of the key.
     #[serde(default, skip_serializing)]
+    #[schemars(extend("format" = "wants"))]
+    #[expect(dead_code, reason = "the plan reads it from the file, as it reads `[resources]`")]
     resources: Wants,
     /// Give it a folder that outlives failed attempts, in `HASHPIPE_RESUME_DIR`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -84,8 +87,12 @@ impl Stage for Command {
         placed.map(|(name, place)| (name.as_str(), self.with_params(&place.0))).collect()
     }
 
-    fn wants(&self) -> Option<&Wants> {
-        Some(&self.resources)
+    fn runs_a_program(&self) -> bool {
+        true
+    }
+
+    fn is_parallel(&self) -> bool {
+        holes(&self.run).contains(&Hole::Threads)
     }
 
     fn facts(&self) -> Vec<Fact> {
