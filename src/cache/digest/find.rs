@@ -7,6 +7,7 @@ use blake3::Hash;
 use rayon::prelude::*;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Files to look at. A path may be put together in `room`, so that a million of them need not exist at once.
 pub(super) trait Files: Sync {
@@ -43,31 +44,34 @@ impl Files for Below<'_> {
     }
 }
 
-/// So many files are enough for all threads; what is found of them takes more room while it is not sorted out.
-const BLOCK: usize = 1 << 15;
-
-/// A file's digest, and whether its owner may execute it.
+/// A file as it was found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
+    /// Zeros as long as it has to be read.
     pub(super) hash: Hash,
+    /// Whether its owner may execute it.
     pub(super) executable: bool,
 }
 
 /// What a file looks like.
 struct Looks {
+    path: PathId,
     stamp: Stamp,
     executable: bool,
-    /// Whether a digest of it may be remembered.
+    /// Whether its digest may be remembered.
     lasting: bool,
+    known: Option<Hash>,
 }
 
 /// A file that has to be read.
 struct Unread {
     /// Position among the files asked for.
     index: usize,
-    path: PathId,
     looks: Looks,
 }
+
+/// So many files are enough for all threads; what is found of them takes more room while it is not sorted out.
+const BLOCK: usize = 1 << 15;
 
 impl Digests {
     /// What every file holds, in order.
@@ -82,7 +86,7 @@ impl Digests {
         Ok(found)
     }
 
-    /// Looks at every file. Those that have to be read are found with a digest of zeros.
+    /// Looks at every file.
     fn look<F: Files + ?Sized>(&self, files: &F) -> Result<(Vec<Found>, Vec<Unread>)> {
         /// Fewer are not worth another thread.
         const FEW: usize = 32;
@@ -90,42 +94,46 @@ impl Digests {
         let (mut found, mut unread, mut faults) = (Vec::with_capacity(files.count()), vec![], Faults::default());
         for start in (0..files.count()).step_by(BLOCK) {
             let block = (start..files.count().min(start + BLOCK)).into_par_iter().with_min_len(FEW);
-            let looked = block.map_init(Default::default, |(room, bytes), index| {
+            let looks = block.map_init(Default::default, |(room, bytes), index| {
                 self.watch.check()?;
-                let path = files.path(index, room);
-                let looks = look(path, now).map(|looks| (self.known_as(path, &base, &looks, now, bytes), looks));
-                Ok((index, looks))
+                Ok(self.look_at(files.path(index, room), &base, now, bytes))
             });
-            for (index, looks) in looked.collect::<Result<Vec<_>>>()? {
-                let nothing = Found { hash: Hash::from_bytes([0; 32]), executable: false };
-                found.push(match looks {
-                    Ok((Ok(hash), looks)) => Found { hash, executable: looks.executable },
-                    Ok((Err(path), looks)) => {
-                        let executable = looks.executable;
-                        unread.push(Unread { index, path, looks });
-                        Found { executable, ..nothing }
+            for (index, looks) in (start..).zip(looks.collect::<Result<Vec<_>>>()?) {
+                match looks {
+                    Ok(looks) => {
+                        let (known, executable) = (looks.known, looks.executable);
+                        found.push(Found { hash: known.unwrap_or(Hash::from_bytes([0; 32])), executable });
+                        if known.is_none() {
+                            unread.push(Unread { index, looks });
+                        }
                     }
-                    Err(fault) => {
-                        faults.push(fault);
-                        nothing
-                    }
-                });
+                    Err(fault) => faults.push(fault),
+                }
             }
         }
         faults.or((found, unread))
     }
 
-    /// The digest of a file that is known and trusted, or else what to remember it by.
-    fn known_as(&self, path: &Path, base: &Path, looks: &Looks, now: i64, room: &mut Vec<u8>) -> Result<Hash, PathId> {
-        let id = PathId::of(base, path, room);
-        let now = seconds(now);
-        let entry = self.known.get(&id, &looks.stamp).filter(|entry| {
-            let age = u64::from(now.abs_diff(entry.checked));
-            self.trusted_for.is_none_or(|longest| age <= longest.as_secs())
-        });
-        let entry = entry.ok_or(id)?;
+    fn look_at(&self, path: &Path, base: &Path, now: i64, room: &mut Vec<u8>) -> Result<Looks> {
+        let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+        if metadata.is_dir() {
+            return Err(Error::data(format!("`{}` is a folder, and a file is wanted", path.display())));
+        }
+        let (path, stamp) = (PathId::of(base, path, room), Stamp::of(&metadata));
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        let lasting = metadata.is_file() && stamp.is_settled(now);
+        Ok(Looks { path, stamp, executable, lasting, known: self.known_as(&path, &stamp, seconds(now)) })
+    }
+
+    /// The digest of a file that is known and trusted.
+    fn known_as(&self, path: &PathId, stamp: &Stamp, now: u32) -> Option<Hash> {
+        let entry = self.known.get(path, stamp)?;
+        let age = Duration::from_secs(now.abs_diff(entry.checked).into());
+        if self.trusted_for.is_some_and(|longest| age > longest) {
+            return None;
+        }
         self.known.ask(&entry, now);
-        Ok(Hash::from_bytes(entry.digest))
+        Some(Hash::from_bytes(entry.digest))
     }
 
     /// Reads files side by side, and each large one with all threads.
@@ -150,25 +158,15 @@ impl Digests {
     }
 
     fn read_one(&self, path: &Path, file: &Unread) -> Result<Hash> {
-        let Looks { stamp, lasting, .. } = file.looks;
+        let Looks { path: id, stamp, lasting, .. } = file.looks;
         let content = hash::hash(path, stamp.size, &self.watch)?;
         // The look is older than the reading: a file that changed in between will not look like that again.
         if lasting && content.size == stamp.size {
             let (now, digest) = (seconds(now()), *content.hash.as_bytes());
-            self.known.learn(Entry { path: file.path, stamp, digest, checked: now, seen: now });
+            self.known.learn(Entry { path: id, stamp, digest, checked: now, seen: now });
         }
         Ok(content.hash)
     }
-}
-
-fn look(path: &Path, now: i64) -> Result<Looks> {
-    let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
-    if metadata.is_dir() {
-        return Err(Error::data(format!("`{}` is a folder, and a file is wanted", path.display())));
-    }
-    let stamp = Stamp::of(&metadata);
-    let executable = metadata.permissions().mode() & 0o100 != 0;
-    Ok(Looks { stamp, executable, lasting: metadata.is_file() && stamp.is_settled(now) })
 }
 
 /// What went wrong with many files: the first few, and how many more.
