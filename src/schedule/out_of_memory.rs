@@ -28,7 +28,7 @@ const SAYINGS: &[&[&str]] = &[
 /// Whether a failed task's message, or the end of its log, says that a GPU's memory was full.
 ///
 /// Ask only of tasks that had a GPU and failed: some frameworks say the same of main memory, or go on after it.
-pub fn gpu_was_full(text: &str) -> bool {
+pub(super) fn gpu_was_full(text: &str) -> bool {
     text.lines().any(|line| {
         let line = line.to_lowercase();
         SAYINGS.iter().any(|pieces| pieces.iter().all(|piece| line.contains(piece)))
@@ -37,14 +37,14 @@ pub fn gpu_was_full(text: &str) -> bool {
 
 /// How many processes the kernel has killed for want of memory, noted before a task starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KillCount {
+pub(super) struct KillCount {
     root: PathBuf,
     killed: Option<u64>,
 }
 
 impl KillCount {
     /// Reads the kernel's counters: of this process's control group where there is one, else of the whole machine.
-    pub fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self::at(Path::new("/"))
     }
 
@@ -55,7 +55,7 @@ impl KillCount {
     /// What to tell of a task that ended so, if the kernel has killed something for want of memory meanwhile.
     ///
     /// A shell reports a killed child as exit code 137.
-    pub fn explain(&self, status: ExitStatus) -> Option<String> {
+    pub(super) fn explain(&self, status: ExitStatus) -> Option<String> {
         const SIGKILL: i32 = 9;
         let was_killed = status.signal() == Some(SIGKILL) || status.code() == Some(128 + SIGKILL);
         let more = killed(&self.root)? > self.killed?;

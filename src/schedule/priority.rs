@@ -8,7 +8,7 @@ use std::cmp::{Ordering, Reverse};
 ///
 /// `needed_by` gives the tasks that read outputs of one; as in a plan, they have larger numbers than it. `seconds` are
 /// predicted, or equal for all where nothing is known: then the longest chain of tasks counts.
-pub fn remaining<I: IntoIterator<Item = TaskId>>(needed_by: impl Fn(TaskId) -> I, seconds: &[f64]) -> Vec<f64> {
+pub(super) fn remaining<I: IntoIterator<Item = TaskId>>(needed_by: impl Fn(TaskId) -> I, seconds: &[f64]) -> Vec<f64> {
     let mut remaining = seconds.to_vec();
     for id in (0..seconds.len()).rev() {
         let behind = needed_by(TaskId(id)).into_iter().map(|next| {
@@ -22,7 +22,7 @@ pub fn remaining<I: IntoIterator<Item = TaskId>>(needed_by: impl Fn(TaskId) -> I
 
 /// A task's place in the line; smaller ranks come first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rank {
+pub(super) struct Rank {
     /// From `[resources]`: larger ones come first.
     pub priority: i64,
     /// Seconds, from [`remaining`].

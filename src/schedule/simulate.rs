@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// A task that would run.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub(super) struct Expected {
     pub need: Need,
     /// Seconds it is expected to take; nothing if that is not known.
     pub seconds: Option<f64>,
@@ -37,7 +37,7 @@ pub struct Prediction {
 ///
 /// The machine is taken to be free of others, and a task to take its time whatever threads it gets. Tasks that could
 /// never start are left out, with all that waits for them.
-pub fn simulate(tasks: &[Expected], machine: &Machine) -> Prediction {
+pub(super) fn simulate(tasks: &[Expected], machine: &Machine) -> Prediction {
     let mut play = Play::new(tasks, machine);
     play.start();
     while let Some(Reverse((now, id))) = play.ends.pop() {

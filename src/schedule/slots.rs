@@ -34,7 +34,7 @@ const HEADROOM: u64 = 64;
 
 /// What is free.
 #[derive(Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     machine: Machine,
     cpus: usize,
     memory: u64,
@@ -53,7 +53,7 @@ struct Load {
 
 /// What a task was given, to be given back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Share {
+pub(super) struct Share {
     pub threads: usize,
     /// Bytes.
     pub memory: u64,
@@ -62,7 +62,7 @@ pub struct Share {
 
 /// A card, or a part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub(super) struct Part {
     /// The card's number, as `nvidia-smi` counts.
     pub card: usize,
     /// Bytes; the whole card if it is not said.
@@ -71,13 +71,13 @@ pub struct Part {
 
 impl Share {
     /// What tells a process its cards: none without a GPU. CUDA numbers cards by speed unless it is told otherwise.
-    pub fn environment(&self) -> [(&'static str, String); 2] {
+    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
         let numbers: Vec<String> = self.gpus.iter().map(|part| part.card.to_string()).collect();
         [("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()), ("CUDA_VISIBLE_DEVICES", numbers.join(","))]
     }
 
     /// The numbers of its cards.
-    pub fn cards(&self) -> Vec<usize> {
+    pub(super) fn cards(&self) -> Vec<usize> {
         self.gpus.iter().map(|part| part.card).collect()
     }
 }
@@ -135,7 +135,7 @@ struct Keeps {
 }
 
 impl Slots {
-    pub fn new(machine: Machine) -> Self {
+    pub(super) fn new(machine: Machine) -> Self {
         let (cpus, memory) = (machine.cpus, machine.memory.unwrap_or(u64::MAX));
         Self { machine, cpus, memory, cards: vec![], passed: HashMap::new() }
     }
@@ -144,7 +144,7 @@ impl Slots {
     ///
     /// # Errors
     /// Says all that the task wants too much of, and what to do.
-    pub fn can_ever(&self, task: &str, need: &Need) -> Result<()> {
+    pub(super) fn can_ever(&self, task: &str, need: &Need) -> Result<()> {
         let mut too_much = vec![];
         if need.threads() > self.machine.cpus {
             let note = format!("it wants {} threads, and there are {}", need.threads(), self.machine.cpus);
@@ -175,7 +175,7 @@ impl Slots {
     /// It is enough to ask again when a task became ready or a share was given back, but for tasks of which
     /// [`Slots::waits_for_others`] is true: nobody tells when others leave a card. Stops reading `ready` when no thread
     /// is left, so a long line costs nothing on a busy machine.
-    pub fn offer<'a>(&mut self, ready: impl IntoIterator<Item = (TaskId, &'a Need)>) -> Vec<(TaskId, Share)> {
+    pub(super) fn offer<'a>(&mut self, ready: impl IntoIterator<Item = (TaskId, &'a Need)>) -> Vec<(TaskId, Share)> {
         let mut walk = Walk::default();
         let (mut started, mut elastic) = (vec![], vec![]);
         for (id, need) in ready {
@@ -200,7 +200,7 @@ impl Slots {
     }
 
     /// Takes a share back.
-    pub fn give_back(&mut self, share: Share) {
+    pub(super) fn give_back(&mut self, share: Share) {
         self.cpus += share.threads;
         self.memory += share.memory;
         for part in share.gpus {
@@ -213,7 +213,7 @@ impl Slots {
 
     /// Whether a task cannot start because of what others use of the GPUs: then it is worth asking again although
     /// nothing was given back, and worth telling.
-    pub fn waits_for_others(&mut self, need: &Need) -> bool {
+    pub(super) fn waits_for_others(&mut self, need: &Need) -> bool {
         self.find(need, &mut Walk::default()).is_err_and(|lacks| lacks.others)
     }
 

@@ -8,7 +8,7 @@ mod cards;
 mod driver;
 mod memory;
 
-pub use cards::{Card, Gpus};
+pub(super) use cards::{Card, Gpus};
 
 use crate::amounts::{Bytes, Host};
 use crate::error::{Error, Place, Result};
