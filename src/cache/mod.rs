@@ -10,6 +10,7 @@
 //!     digests                       path, size, times, inode -> blake3: a memo, safe to delete
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs
 //!     tmp/<pid>-<n>/                written here, then renamed into place; `.lock` beside it is held meanwhile
+//!     runs/                         what happened, see `runs`
 //!     damaged/                      moved here, never read
 //! ```
 //!
@@ -101,6 +102,21 @@ impl Store {
     /// Where an object's bytes lie.
     pub fn object_path(&self, object: &Object) -> PathBuf {
         self.root.join("objects").join(&object.digest[..2]).join(&object.digest)
+    }
+
+    /// Folder of the records of runs.
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    /// Every record that can be read, in the order of keys.
+    pub fn actions(&self) -> Vec<Action> {
+        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries(&self.root.join("actions")).flat_map(|folder| entries(&folder.path()));
+        let stems = files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".json")?.to_string()));
+        let mut keys: Vec<Key> = stems.filter_map(|stem| Key::parse(&stem)).collect();
+        keys.sort();
+        keys.iter().filter_map(|key| self.action(key)).collect()
     }
 
     /// Folder of a key's unfinished work.
@@ -360,6 +376,11 @@ pub fn file_name(task: &str) -> String {
     }
     let digest = blake3::hash(task.as_bytes()).to_hex();
     format!("{}-{}", &name[..LONGEST - 17], &digest[..16])
+}
+
+/// Name of what an attempt at a task wrote; attempts count from 1.
+pub fn log_name(task: &str, attempt: usize) -> String {
+    format!("{}.{attempt}.txt", file_name(task))
 }
 
 #[cfg(test)]

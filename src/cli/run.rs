@@ -1,15 +1,19 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
+use super::telling::{self, Telling};
 use super::{Folders, Pipeline};
 use crate::cache::{Results, Standing, State, Store, survey};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Kind, Place, Result};
 use crate::plan::{Plan, Target, TaskId};
-use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
+use crate::report::{Summary, duration, materialise, plural, print, screen, table};
+use crate::runs::Runs;
 use crate::schedule::{self, INTERRUPTS, Options, Outcome};
 use clap::Args;
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::atomic::Ordering;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -41,6 +45,12 @@ pub(super) struct Arguments {
     /// Tell what happens as lines of JSON on standard output
     #[arg(long)]
     json: bool,
+    /// Write what happens as lines of JSON to this file, too
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    events: Option<PathBuf>,
+    /// A line for every task, however many there are
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 /// More than any machine has.
@@ -74,20 +84,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let output = arguments.folders.output(&plan);
     watch_for_interrupts()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runs = Runs::at(store.runs());
+    let record = telling::record(&plan, &arguments.pipeline, &targets);
+    let screen = screen(arguments.json, arguments.verbose);
+    let mut telling = Telling::new(&runs, record, arguments.events.as_deref(), screen)?;
     let options = Options {
         jobs: arguments.jobs.map_or(cores, usize::from),
         gpus: arguments.gpus.0.clone(),
         keep_going: arguments.keep_going,
         targets,
         force,
-        logs: output.join("log"),
+        logs: telling.logs(),
     };
-    let mut screen = screen(arguments.json);
-    let outcome = schedule::run(&plan, &store, &options, &mut |event| screen.show(event))?;
-    materialise(&plan, &store, &outcome.results, &output)?;
-    let summary = Summary::new(&plan, &everything(&plan, &store, &outcome), &output);
-    finish(&summary, &outcome, &output, arguments.json, screen.as_mut())?;
-    Ok(outcome.exit_code())
+    let outcome = match schedule::run(&plan, &store, &options, &mut |event| telling.tell(event)) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            telling.finish(error.kind().exit_code(), |_| None);
+            return Err(error);
+        }
+    };
+    let told = finish(&plan, &store, &outcome, &output, &mut telling, arguments.json);
+    let exit_code = told.as_ref().map_or_else(|error| error.kind().exit_code(), |()| outcome.exit_code());
+    let exit_code = if exit_code == Kind::Interrupted.exit_code() { stopped_code() } else { exit_code };
+    let metrics: HashMap<&str, _> =
+        outcome.results.iter().map(|(id, action)| (plan.task(*id).name.as_str(), &action.metrics)).collect();
+    telling.finish(exit_code, |task| metrics.get(task).map(|metrics| (*metrics).clone()));
+    told.map(|()| exit_code)
 }
 
 /// The results of this run and of what lay outside of it, so that a part of a run does not make a part of a report.
@@ -101,18 +123,32 @@ fn everything(plan: &Plan, store: &Store, outcome: &Outcome) -> Results {
     results
 }
 
-/// Writes the report, shows the table if anything ran, and says the last line.
-fn finish(summary: &Summary, outcome: &Outcome, output: &Path, json: bool, screen: &mut dyn Screen) -> Result<()> {
-    use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
+/// Brings `output/` up to date, shows the table if anything ran, and says the last line.
+fn finish(
+    plan: &Plan,
+    store: &Store,
+    outcome: &Outcome,
+    output: &Path,
+    telling: &mut Telling,
+    json: bool,
+) -> Result<()> {
+    materialise(plan, store, &outcome.results, output)?;
+    let summary = Summary::new(plan, &everything(plan, store, outcome), output);
     let mut place = String::new();
     if !summary.is_empty() {
         place = format!("; {}", summary.write()?.display());
-        if json {
-            print(&summary.to_json().to_string());
-        } else if outcome.states.count(Done) > 0 {
+        telling.tell(&summary.to_event());
+        if !json && outcome.states.count(schedule::State::Done) > 0 {
             print(&summary.to_text());
         }
     }
+    let last = last_line(outcome, &place, &telling.logs());
+    telling.say(&last);
+    Ok(())
+}
+
+fn last_line(outcome: &Outcome, place: &str, logs: &Path) -> String {
+    use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
     let count = |state| outcome.states.count(state);
     let (ran, cached) = (count(Done), count(Cached));
     let problems: Vec<String> = [(Failed, "failed"), (Blocked, "blocked"), (Stopped, "stopped or not started")]
@@ -121,18 +157,12 @@ fn finish(summary: &Summary, outcome: &Outcome, output: &Path, json: bool, scree
         .map(|(state, word)| format!("{} {word}", count(*state)))
         .collect();
     if ran == 0 && problems.is_empty() {
-        screen.say(&format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task")));
+        format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task"))
     } else if problems.is_empty() {
-        screen.say(&format!(
-            "hashpipe: ran {} in {}, {cached} cached{place}",
-            plural(ran, "task"),
-            duration(outcome.seconds)
-        ));
+        format!("hashpipe: ran {} in {}, {cached} cached{place}", plural(ran, "task"), duration(outcome.seconds))
     } else {
-        let logs = output.join("log");
-        screen.say(&format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display()));
+        format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display())
     }
-    Ok(())
 }
 
 /// What to bring up to date.
@@ -219,13 +249,28 @@ fn needs(plan: &Plan, standings: &[Standing]) {
     }
 }
 
+/// Set when the run was told to end by another signal than Ctrl-C's.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// The exit code of a run that was stopped.
+fn stopped_code() -> u8 {
+    /// 128 and the number of SIGTERM, as shells have it.
+    const TERMINATED_CODE: u8 = 143;
+    if TERMINATED.load(Ordering::SeqCst) { TERMINATED_CODE } else { Kind::Interrupted.exit_code() }
+}
+
 fn watch_for_interrupts() -> Result<()> {
     /// Presses after which nothing is waited for any more: the tasks end with their runner.
     const AT_ONCE: usize = 3;
-    ctrlc::set_handler(|| {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
-            std::process::exit(i32::from(crate::error::Kind::Interrupted.exit_code()));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::new(Kind::Io, format!("cannot watch for Ctrl-C: {e}")))?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            TERMINATED.fetch_or(signal != SIGINT, Ordering::SeqCst);
+            if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
+                std::process::exit(i32::from(stopped_code()));
+            }
         }
-    })
-    .map_err(|e| Error::new(crate::error::Kind::Io, format!("cannot watch for Ctrl-C: {e}")))
+    });
+    Ok(())
 }

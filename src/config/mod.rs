@@ -39,7 +39,7 @@ pub struct Config {
 }
 
 /// What a stage may occupy, from `[resources]`: never part of a key.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Most threads of one task.

@@ -9,7 +9,7 @@ mod worker;
 
 pub use state::{State, States};
 
-use crate::cache::{Contents, Judge, Key, Known, Line, Reason, Results, Store, file_name, inputs};
+use crate::cache::{Contents, Judge, Key, Known, Line, Reason, Results, Store, inputs, log_name};
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
@@ -102,6 +102,7 @@ struct Waiting {
     contents: Contents,
     lines: Vec<Line>,
     reason: Reason,
+    since: Instant,
 }
 
 struct Run<'a> {
@@ -148,8 +149,12 @@ impl Run<'_> {
     }
 
     fn begin(&mut self, tasks: usize) {
-        let pipeline = self.plan.pipeline.clone();
-        (self.show)(&Event::Begin { pipeline, tasks, cpus: self.options.jobs, gpus: self.options.gpus.len() });
+        let mut stages = BTreeMap::new();
+        for id in self.states.all(State::Wanted) {
+            *stages.entry(self.plan.task(id).stage.clone()).or_default() += 1;
+        }
+        let (pipeline, cpus, gpus) = (self.plan.pipeline.clone(), self.options.jobs, self.options.gpus.len());
+        (self.show)(&Event::Begin { pipeline, tasks, cpus, gpus, stages });
     }
 
     /// Judges every wanted task whose needs are met, in plan order, so that a hit frees those after it at once.
@@ -182,10 +187,11 @@ impl Run<'_> {
         self.keys.insert(id, verdict.key.clone());
         let reason = match verdict.state {
             Known::Hit(action) if !self.options.force.contains(&id) => {
+                let (key, seconds) = (verdict.key.to_string(), action.seconds);
                 self.results.insert(id, action);
                 self.states.set(id, State::Cached);
                 self.remember(id, &verdict.key);
-                return (self.show)(&Event::Cached { task: task.name.clone(), key: verdict.key.short().into() });
+                return (self.show)(&Event::Cached { task: task.name.clone(), key, seconds });
             }
             Known::Hit(_) => Reason::Forced,
             Known::Run(reason) => reason,
@@ -201,7 +207,8 @@ impl Run<'_> {
             }
         }
         self.states.set(id, State::Ready);
-        self.ready.insert(id, Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason });
+        let (key, contents, lines) = (verdict.key, verdict.contents, verdict.lines);
+        self.ready.insert(id, Waiting { key, contents, lines, reason, since: Instant::now() });
     }
 
     /// Starts ready tasks, those that most others wait for first.
@@ -245,10 +252,12 @@ impl Run<'_> {
         self.states.set(id, State::Running);
         (self.show)(&Event::Start {
             task: task.name.clone(),
-            key: waiting.key.short().into(),
+            key: waiting.key.to_string(),
             reason: waiting.reason.to_string(),
             threads: share.threads,
             gpu: share.gpu,
+            waited: waiting.since.elapsed().as_secs_f64(),
+            expected: None,
         });
         let sources = self.judge.sources(task, &waiting.contents);
         let mut order = Order::new(task, inputs, waiting.key, waiting.lines);
@@ -282,14 +291,15 @@ impl Run<'_> {
                     Ok(Ended::Ran(action)) => {
                         let event = Event::Done {
                             task: self.name(id),
-                            key: action.key.short().into(),
+                            key: action.key.to_string(),
                             seconds: action.seconds,
                             metrics: action.metrics.clone(),
                         };
                         self.finish(id, State::Done, action, &event);
                     }
                     Ok(Ended::Shared(action)) => {
-                        let event = Event::Cached { task: self.name(id), key: action.key.short().into() };
+                        let (key, seconds) = (action.key.to_string(), action.seconds);
+                        let event = Event::Cached { task: self.name(id), key, seconds };
                         self.finish(id, State::Cached, action, &event);
                     }
                     Err(error) if error.kind() == Kind::Interrupted => {
@@ -340,7 +350,7 @@ impl Run<'_> {
     }
 
     fn log(&self, id: TaskId) -> PathBuf {
-        self.options.logs.join(format!("{}.txt", file_name(&self.plan.task(id).name)))
+        self.options.logs.join(log_name(&self.plan.task(id).name, 1))
     }
 
     fn end(mut self, seconds: f64) -> Result<Outcome> {
