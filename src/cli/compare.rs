@@ -74,11 +74,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
 
 fn texts(boards: &[Leaderboard], form: Form) -> String {
     let texts: Vec<String> = boards.iter().map(|board| text(board, form)).collect();
-    let legend = boards.first().map_or("", |board| board.legend());
+    let legend = Leaderboard::legend();
     match form {
         Form::Csv => texts.join("\n\n"),
-        Form::Latex => format!("{}\n\n% {legend}", texts.join("\n\n")),
-        Form::Text | Form::Markdown => format!("{}\n\n{legend}", texts.join("\n\n")),
+        Form::Latex => format!("{}\n\n% {}", texts.join("\n\n"), legend.join("\n% ")),
+        Form::Text | Form::Markdown => format!("{}\n\n{}", texts.join("\n\n"), legend.join("\n")),
     }
 }
 

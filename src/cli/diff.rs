@@ -2,10 +2,11 @@
 
 use super::history::Cache;
 use crate::error::Result;
-use crate::report::{print, table};
+use crate::report::{plural, print, table};
 use crate::runs::{Comparison, Difference, Measured, compare};
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -13,7 +14,7 @@ pub(super) struct Arguments {
     a: String,
     /// The run to compare it with
     b: String,
-    /// Also what is the same in both
+    /// Also what is the same in both, and what differs only because an earlier task does
     #[arg(long)]
     all: bool,
     /// One JSON object
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let (a, b) = (arguments.cache.run(&arguments.a)?, arguments.cache.run(&arguments.b)?);
     let store = arguments.cache.store();
-    let found = compare(&a, &b, |key| store.action(key).map(|action| action.lines), arguments.all);
+    let found = compare(&a, &b, |key| store.action(key), arguments.all);
     if arguments.json {
         let mut json = serde_json::to_value(&found).expect("a comparison is plain data");
         (json["a"], json["b"]) = (json!(a.id), json!(b.id));
@@ -55,13 +56,27 @@ fn text(found: &Comparison, a: &str, b: &str) -> String {
     }
     for (run, tasks) in [(a, &found.only_a), (b, &found.only_b)] {
         if !tasks.is_empty() {
-            parts.push(format!("only in {run}: {}", tasks.join(", ")));
+            parts.push(format!("only in {run}: {}", by_stage(tasks)));
         }
     }
     if !found.unknown.is_empty() {
-        parts.push(format!("no longer in the cache, so nothing is known of: {}", found.unknown.join(", ")));
+        parts.push(format!("no longer in the cache, so nothing is known of: {}", by_stage(&found.unknown)));
     }
     if parts.is_empty() { format!("{a} and {b} differ in nothing") } else { parts.join("\n\n") }
+}
+
+/// Tasks by name, or if they are many, counted by stage.
+fn by_stage(tasks: &[String]) -> String {
+    const FEW: usize = 4;
+    if tasks.len() <= FEW {
+        return tasks.join(", ");
+    }
+    let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
+    for task in tasks {
+        *stages.entry(task.split('@').next().unwrap_or(task)).or_default() += 1;
+    }
+    let told = stages.iter().map(|(stage, tasks)| format!("{} of {stage}", plural(*tasks, "task")));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// A value; of content, as much as tells it apart.

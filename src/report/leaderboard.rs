@@ -76,8 +76,10 @@ impl Mark {
 }
 
 /// How the marks are to be read.
-const MARKS: &str = "best: of its code length; ~: the difference to it lies inside the 95 % interval (Welch's t over seeds); \
-                     ?: one seed alone has no interval. ±: half the 95 % interval of the mean (Student's t, n - 1 degrees of freedom)";
+const MARKS: &[&str] = &[
+    "best: of its code length; ~: the difference to it lies inside its 95 % interval (Welch's t over seeds);",
+    "?: one seed alone has no interval. ±: half the 95 % interval of the mean (Student's t, n - 1 degrees of freedom).",
+];
 
 impl Leaderboard {
     /// The boards of all evaluations that have a name, or with `all`, of every one.
@@ -112,8 +114,8 @@ impl Leaderboard {
         format!("{} in {}; {}", value("query_list"), value("database_list"), others.join(", "))
     }
 
-    /// What has to be known to read the table.
-    pub fn legend(&self) -> &'static str {
+    /// What has to be known to read the tables, in lines.
+    pub fn legend() -> &'static [&'static str] {
         MARKS
     }
 
@@ -311,5 +313,51 @@ fn mark(entries: &mut [Entry]) {
                 None => Mark::Unknown,
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(bits: &str, values: &[f64]) -> Entry {
+        Entry {
+            pipeline: "p".into(),
+            stage: "evaluate.map".into(),
+            parameters: [(BITS.to_string(), bits.to_string())].into(),
+            seeds: vec![],
+            metrics: [("mAP@10".to_string(), Figure::new(values.to_vec()))].into(),
+            mark: Mark::Unknown,
+        }
+    }
+
+    #[test]
+    fn the_best_of_each_length_comes_first_and_near_ones_are_marked() {
+        let mut entries = vec![
+            entry("8", &[0.40, 0.41, 0.42]),
+            entry("8", &[0.69, 0.71, 0.73]),
+            entry("128", &[0.9]),
+            entry("8", &[0.70, 0.71, 0.75]),
+            entry("8", &[0.5]),
+        ];
+        mark(&mut entries);
+        let bits: Vec<&str> = entries.iter().map(|entry| entry.parameters[BITS].as_str()).collect();
+        assert_eq!(bits, ["8", "8", "8", "8", "128"]);
+        let marks: Vec<&str> = entries.iter().map(|entry| entry.mark.sign()).collect();
+        assert_eq!(marks, ["best", "~", "?", "", "best"]);
+    }
+
+    #[test]
+    fn a_record_that_gives_back_what_it_was_given_is_followed_once() {
+        let text = format!(
+            r#"{{"key":"{}","lines":[{{"name":"params.x","value":"blake3:aa"}}],"kind":"command",
+            "outputs":{{"y":{{"digest":"aa","size":1,"folder":false}}}},"metrics":{{}},"warnings":[],"seconds":1.0,
+            "threads":1,"gpu":null,"host":"h","made":0}}"#,
+            "0".repeat(64)
+        );
+        let actions: Vec<Action> = vec![serde_json::from_str(&text).unwrap()];
+        let mut parameters = BTreeMap::new();
+        History::new(&actions).follow("aa", "codes", &mut BTreeSet::new(), &mut parameters);
+        assert!(parameters.is_empty());
     }
 }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 const SEED: &str = "seed";
 
 /// How a spread is to be read.
-const OVER_SEEDS: &str = "Over seeds: the mean and its 95 % interval (Student's t with n - 1 degrees of freedom), and the \
-                          standard deviation `sd` (n - 1 below).";
+const OVER_SEEDS: &str =
+    "Over seeds: mean ± half its 95 % interval (Student's t, n - 1 degrees of freedom); sd: standard deviation.";
 
 /// One row per evaluated point of a pipeline.
 pub struct Summary {

@@ -1,7 +1,7 @@
 //! Two runs side by side: what was asked for, what went into the keys, what was measured.
 
 use super::{Record, State, Task};
-use crate::cache::{Key, Line};
+use crate::cache::{Action, Key, Line};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,10 +40,14 @@ pub struct Measured {
     pub b: Option<f64>,
 }
 
-/// Compares two runs, tasks by name. `lines` gives the key lines of a record in the cache; with `all`, equal values are
-/// told too.
-pub fn compare(a: &Record, b: &Record, lines: impl Fn(&Key) -> Option<Vec<Line>>, all: bool) -> Comparison {
+/// Compares two runs, tasks by name. `action` gives a record in the cache.
+///
+/// With `all`, equal values are told too, and so is content that another task of the run made: it differs because that
+/// task's own parameters do.
+pub fn compare(a: &Record, b: &Record, action: impl Fn(&Key) -> Option<Action>, all: bool) -> Comparison {
     let (left, right) = (by_name(a), by_name(b));
+    let (actions_a, actions_b) = (actions(a, &action), actions(b, &action));
+    let made = if all { BTreeSet::new() } else { made(actions_a.values().chain(actions_b.values())) };
     let mut found = Comparison {
         settings: both(&settings(a), &settings(b))
             .into_iter()
@@ -59,9 +63,13 @@ pub fn compare(a: &Record, b: &Record, lines: impl Fn(&Key) -> Option<Vec<Line>>
         let Some(other) = right.get(name) else { continue };
         let measured = both(&task.metrics, &other.metrics).into_iter().filter(|(_, a, b)| all || a != b);
         found.metrics.extend(measured.map(|(metric, a, b)| Measured { task: name.to_string(), name: metric, a, b }));
-        let rows = match (parameters(task, &lines), parameters(other, &lines)) {
+        let rows = match (actions_a.get(name), actions_b.get(name)) {
             _ if task.key == other.key && !all => vec![],
-            (Some(a), Some(b)) => rows(name, &a, &b, all),
+            (Some(a), Some(b)) => {
+                let mut rows = rows(name, &parameters(a), &parameters(b), all);
+                rows.retain(|row| [&row.a, &row.b].iter().all(|value| !is_made(value.as_deref(), &made)));
+                rows
+            }
             _ => {
                 found.unknown.push(name.to_string());
                 continue;
@@ -97,11 +105,25 @@ fn settings(record: &Record) -> BTreeMap<String, String> {
     always.into_iter().chain(cpu).chain(sets).chain(environment).collect()
 }
 
+/// The records of a run's tasks, as far as the cache has them.
+fn actions(record: &Record, action: impl Fn(&Key) -> Option<Action>) -> BTreeMap<&str, Action> {
+    let found = record.tasks.iter().filter_map(|task| Some((task.name.as_str(), action(task.key.as_ref()?)?)));
+    found.collect()
+}
+
+/// Digests of all that these tasks made.
+fn made<'a>(actions: impl Iterator<Item = &'a Action>) -> BTreeSet<String> {
+    actions.flat_map(|action| action.outputs.values().map(|object| object.digest.clone())).collect()
+}
+
+fn is_made(value: Option<&str>, made: &BTreeSet<String>) -> bool {
+    value.and_then(|value| value.strip_prefix("blake3:")).is_some_and(|digest| made.contains(digest))
+}
+
 /// A task's parameters by name, without the prefix that all of them have.
-fn parameters(task: &Task, lines: impl Fn(&Key) -> Option<Vec<Line>>) -> Option<BTreeMap<String, String>> {
-    let lines = lines(task.key.as_ref()?)?;
-    let bare = |line: Line| (line.name.strip_prefix("params.").unwrap_or(&line.name).to_string(), line.value);
-    Some(lines.into_iter().map(bare).collect())
+fn parameters(action: &Action) -> BTreeMap<String, String> {
+    let bare = |line: &Line| line.name.strip_prefix("params.").unwrap_or(&line.name).to_string();
+    action.lines.iter().map(|line| (bare(line), line.value.clone())).collect()
 }
 
 fn rows(task: &str, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>, all: bool) -> Vec<Difference> {
