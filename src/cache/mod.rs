@@ -115,6 +115,21 @@ impl Store {
         Action::from_text(&std::fs::read_to_string(self.action_path(key)).ok()?, key)
     }
 
+    /// Folder of the records of runs.
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    /// Every record that can be read, in the order of keys.
+    pub fn actions(&self) -> Vec<Action> {
+        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries(&self.root.join("actions")).flat_map(|folder| entries(&folder.path()));
+        let stems = files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".json")?.to_string()));
+        let mut keys: Vec<Key> = stems.filter_map(|stem| Key::parse(&stem)).collect();
+        keys.sort();
+        keys.iter().filter_map(|key| self.action(key)).collect()
+    }
+
     /// Whether a key has a record.
     pub(super) fn has_action(&self, key: &Key) -> bool {
         self.action_path(key).exists()
@@ -201,6 +216,11 @@ pub fn file_name(task: &str) -> String {
     }
     let digest = blake3::hash(task.as_bytes()).to_hex();
     format!("{}-{}", &name[..LONGEST - 17], &digest[..16])
+}
+
+/// Name of what an attempt at a task wrote; attempts count from 1.
+pub fn log_name(task: &str, attempt: usize) -> String {
+    format!("{}.{attempt}.txt", file_name(task))
 }
 
 #[cfg(test)]

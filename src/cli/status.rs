@@ -1,5 +1,6 @@
 //! `hashpipe status`: what is in the cache.
 
+use super::exit::WORK_TO_DO;
 use super::{Folders, Over, plan};
 use crate::cache::{Action, State, Store, survey};
 use crate::error::{Error, Result};
@@ -8,9 +9,6 @@ use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Exit code of `--check` when there is work to do.
-const WORK_TO_DO: u8 = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

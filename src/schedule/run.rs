@@ -10,8 +10,8 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, file_name,
-    inputs,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, inputs,
+    log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
@@ -51,6 +51,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         demanded: HashSet::new(),
         forced: options.force.iter().copied().collect(),
         remaining: vec![],
+        expected: vec![],
         started: false,
         told: HashSet::new(),
         ready: BTreeMap::new(),
@@ -75,6 +76,7 @@ struct Waiting {
     reason: Reason,
     start: Start,
     need: Need,
+    since: Instant,
 }
 
 /// A task whose process is at work.
@@ -110,6 +112,8 @@ struct Run<'a> {
     forced: HashSet<TaskId>,
     /// Seconds from each task's start to the end of the longest chain behind it; found when the first task has to run.
     remaining: Vec<f64>,
+    /// Seconds that each task is expected to take; known together with those.
+    expected: Vec<Option<f64>>,
     /// Whether any task was started.
     started: bool,
     /// Tasks that were told to wait for others.
@@ -130,7 +134,11 @@ impl Run<'_> {
         // Counting GPUs may load the driver.
         let useful = wanted.iter().any(|id| predict::use_of_gpu(self.plan.task(*id)).is_useful());
         let gpus = if useful { machine.cards().len() } else { 0 };
-        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: machine.cpus, gpus });
+        let mut stages = BTreeMap::new();
+        for id in wanted {
+            *stages.entry(self.plan.task(*id).stage.clone()).or_default() += 1;
+        }
+        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: machine.cpus, gpus, stages });
         self.open = wanted.iter().copied().filter(|id| self.unmet[id.0] == 0).collect();
     }
 
@@ -216,17 +224,24 @@ impl Run<'_> {
             Ok(need) => need,
             Err(error) => return self.fail(id, error, None),
         };
-        let waiting =
-            Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason, start, need };
+        let waiting = Waiting {
+            key: verdict.key,
+            contents: verdict.contents,
+            lines: verdict.lines,
+            reason,
+            start,
+            need,
+            since: Instant::now(),
+        };
         let rank = self.rank(id);
         self.ready.insert(rank, waiting);
     }
 
     fn rank(&mut self, id: TaskId) -> Rank {
         if self.remaining.is_empty() {
-            let seconds = predict::seconds(self.plan, self.judge.known());
+            self.expected = predict::seconds(self.plan, self.judge.known());
             // Where nothing is known, the number of tasks counts.
-            let seconds: Vec<f64> = seconds.into_iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
+            let seconds: Vec<f64> = self.expected.iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
             self.remaining = remaining(|id| self.plan.graph.needed_by(id), &seconds);
         }
         let priority = self.plan.task(id).wants.priority.unwrap_or(0);
@@ -235,7 +250,7 @@ impl Run<'_> {
 
     /// Takes a result that is known.
     fn reuse(&mut self, id: TaskId, made: Made, state: State) {
-        let key = made.key.clone();
+        let (key, took) = (made.key.clone(), made.seconds);
         let known = self.judge.known().last(&self.plan.task(id).name);
         if known.is_none_or(|last| last.end != End::Done || last.key != key) {
             let boot = self.store.action(&key).and_then(|action| action.boot);
@@ -246,7 +261,7 @@ impl Run<'_> {
         self.results.insert(id, made);
         self.states.set(id, state);
         let task = self.name(id);
-        (self.show)(&Event::Cached { task, key: key.short().into() });
+        (self.show)(&Event::Cached { task, key: key.to_string(), seconds: took });
         self.met(id);
     }
 
@@ -369,12 +384,15 @@ impl Run<'_> {
         self.states.set(id, State::Running);
         (self.show)(&Event::Start {
             task: task.name.clone(),
-            key: waiting.key.short().into(),
+            key: waiting.key.to_string(),
             reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
             gpu: share.cards().first().copied(),
+            waited: waiting.since.elapsed().as_secs_f64(),
+            expected: self.expected[id.0],
         });
-        let (log, leash, peak) = (self.log(id), Leash::default(), Arc::new(AtomicU64::new(0)));
+        let (log, leash, peak) =
+            (self.log(id, if waiting.need.alone { 2 } else { 1 }), Leash::default(), Arc::new(AtomicU64::new(0)));
         let order = Order {
             inputs,
             run: self.options.run.clone(),
@@ -453,14 +471,14 @@ impl Run<'_> {
                 }
                 let event = Event::Done {
                     task: self.name(id),
-                    key: action.key.short().into(),
+                    key: action.key.to_string(),
                     seconds: action.seconds,
                     metrics: action.metrics.clone(),
                 };
                 self.finish(id, State::Done, &action, &event);
             }
             Ok(Ended::Shared(action)) => {
-                let event = Event::Cached { task: self.name(id), key: action.key.short().into() };
+                let event = Event::Cached { task: self.name(id), key: action.key.to_string(), seconds: action.seconds };
                 self.finish(id, State::Cached, &action, &event);
             }
             Err(error) => {
@@ -622,8 +640,8 @@ impl Run<'_> {
         self.plan.task(id).name.clone()
     }
 
-    fn log(&self, id: TaskId) -> PathBuf {
-        self.options.logs.join(format!("{}.txt", file_name(&self.plan.task(id).name)))
+    fn log(&self, id: TaskId, attempt: usize) -> PathBuf {
+        self.options.logs.join(log_name(&self.plan.task(id).name, attempt))
     }
 
     fn end(self, seconds: f64) -> Result<Outcome> {

@@ -490,12 +490,7 @@ fn died(order: &Order, status: ExitStatus) -> Option<Error> {
     if status.success() {
         return None;
     }
-    let tail = std::fs::read_to_string(&order.log).unwrap_or_default();
-    let tail: Vec<&str> = tail.lines().rev().take(10).collect();
-    let mut error = Error::new(Kind::Stage, format!("`{}` died: {status}", order.name));
-    for line in tail.into_iter().rev() {
-        error = error.note(line);
-    }
+    let error = Error::new(Kind::Stage, format!("`{}` died: {status}", order.name));
     Some(error.hint("a process that is killed without a word often ran out of memory: `dmesg` tells"))
 }
 

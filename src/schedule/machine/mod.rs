@@ -8,7 +8,8 @@ mod cards;
 mod driver;
 mod memory;
 
-pub(super) use cards::{Card, Gpus};
+pub(super) use cards::Card;
+pub use cards::Gpus;
 
 use crate::amounts::{Bytes, Host};
 use crate::error::{Error, Place, Result};
