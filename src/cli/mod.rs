@@ -2,6 +2,7 @@
 
 mod compare;
 mod diff;
+mod dry_run;
 mod exec;
 mod explain;
 mod verify;

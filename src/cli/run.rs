@@ -1,11 +1,12 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
+use super::dry_run;
 use super::telling::{self, Telling};
 use super::{Folders, Pipeline};
-use crate::cache::{Actions, Results, Standing, Start, State, Store, Watch, survey};
+use crate::cache::{Actions, Results, Store, Watch, survey};
 use crate::error::{Error, Kind, Result};
-use crate::plan::{Plan, Target, TaskId};
-use crate::report::{Summary, duration, materialise, plural, print, screen, table};
+use crate::plan::{Plan, TaskId};
+use crate::report::{Summary, duration, materialise, plural, print, screen};
 use crate::runs::Runs;
 use crate::schedule::{self, Asked, Gpus, INTERRUPTS, Machine, Options, Outcome, check_gpus};
 use clap::Args;
@@ -64,7 +65,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let targets = targets(&plan, arguments)?;
     let force = select(&plan, &arguments.force)?;
     if arguments.dry_run {
-        return dry_run(&plan, &arguments.folders.reader(&plan), &targets, &force, arguments.json);
+        let store = arguments.folders.reader(&plan);
+        return dry_run::run(
+            &dry_run::Dry { plan: &plan, store: &store, machine: &machine },
+            &targets,
+            &force,
+            arguments.json,
+        );
     }
     let store = Store::open(&arguments.folders.cache(&plan))?;
     let output = arguments.folders.output(&plan);
@@ -74,6 +81,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let record = telling::record(&plan, &arguments.pipeline, &targets);
     let screen = screen(arguments.json, arguments.verbose);
     let mut telling = Telling::new(&runs, record, arguments.events.as_deref(), screen)?;
+    for remark in &plan.remarks {
+        telling.say(&remark.render("warning"));
+    }
     let options = Options {
         machine,
         no_wait: arguments.no_wait,
@@ -175,82 +185,6 @@ fn targets(plan: &Plan, arguments: &Arguments) -> Result<Vec<TaskId>> {
 fn select(plan: &Plan, patterns: &[String]) -> Result<Vec<TaskId>> {
     let found: Vec<Vec<TaskId>> = patterns.iter().map(|pattern| plan.select(pattern)).collect::<Result<_>>()?;
     Ok(found.concat())
-}
-
-/// Says what would run, and what is missing for it.
-fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], json: bool) -> Result<u8> {
-    let standings = survey(plan, store, targets, force);
-    if json {
-        for standing in &standings {
-            print(&standing.to_json(plan, store).to_string());
-        }
-        return Ok(0);
-    }
-    let rows: Vec<Vec<String>> = standings
-        .iter()
-        .map(|standing| {
-            let because = format!("{}{}", standing.because, standing.start);
-            vec![would(standing).into(), plan.task(standing.task).name.clone(), because]
-        })
-        .collect();
-    print(&table(&["would", "task", "because"], &rows));
-    needs(plan, &standings);
-    let count = |words: &[&str]| standings.iter().filter(|standing| words.contains(&would(standing))).count();
-    print(&format!(
-        "\n{} cached, {} to run, {} not known before those ran, {} with missing files",
-        count(&["cached"]),
-        count(&["run", "resume", "extend"]),
-        count(&["unknown"]),
-        count(&["missing"])
-    ));
-    Ok(0)
-}
-
-/// What a run would do with a task.
-fn would(standing: &Standing) -> &'static str {
-    match (standing.state, standing.runs, &standing.start) {
-        (State::Missing, ..) => "missing",
-        (_, None, _) => "unknown",
-        (_, Some(false), _) => "cached",
-        (_, Some(true), Start::Resume(_)) => "resume",
-        (_, Some(true), Start::Extend(_)) => "extend",
-        (_, Some(true), Start::Beginning) => "run",
-    }
-}
-
-/// The files that tasks with missing inputs need, and where to get them.
-fn needs(plan: &Plan, standings: &[Standing]) {
-    let mut told = vec![];
-    for standing in standings.iter().filter(|standing| standing.state == State::Missing) {
-        let task = plan.task(standing.task);
-        let wanted =
-            (&task.stage, task.inputs.values().filter(|t| matches!(t, Target::Path { .. })).collect::<Vec<_>>());
-        if told.contains(&wanted) {
-            continue;
-        }
-        print(&format!("\n{} needs these files:", task.stage));
-        told.push(wanted);
-        let paths = task.inputs.values().filter_map(|target| match target {
-            Target::Path { path, .. } => Some(("named in the pipeline".to_string(), path.clone())),
-            Target::Output { .. } => None,
-        });
-        let rows: Vec<Vec<String>> = paths
-            .chain(task.step.needs(&plan.project))
-            .map(|(what, path)| {
-                let there = if path.exists() { "there" } else { "missing" };
-                vec![format!("  {there}"), path.display().to_string(), what]
-            })
-            .collect();
-        if rows.iter().all(|row| row[0].trim() == "there") {
-            // The folders are there; what is missing is inside.
-            print(&standing.error.as_ref().map_or(String::new(), |error| error.render("error")));
-        } else {
-            print(&table(&["  ", "path", "what it is"], &rows));
-        }
-        if let Some(obtain) = &task.obtain {
-            print(obtain.trim_end());
-        }
-    }
 }
 
 /// Set when the run was told to end by another signal than Ctrl-C's.
