@@ -120,10 +120,15 @@ impl Action {
 
     /// The record, if the text is whole and is of this key.
     pub(super) fn from_text(text: &str, key: &Key) -> Option<Self> {
+        Self::whole(text).filter(|action| action.key == *key)
+    }
+
+    /// The record, if the text is whole.
+    pub(super) fn whole(text: &str) -> Option<Self> {
         let (json, checksum) = text.trim_end().rsplit_once('\n')?;
         if blake3::hash(json.as_bytes()).to_hex().as_str() != checksum {
             return None;
         }
-        serde_json::from_str(json).ok().filter(|action: &Self| action.key == *key)
+        serde_json::from_str(json).ok()
     }
 }

@@ -15,6 +15,11 @@
 //!     runs/<id>/                    what a run did: run.json, events.jsonl, log/
 //!     tmp/<pid>-<n>/                written here, then renamed into place; `.lock` beside it is held meanwhile
 //!     damaged/                      moved here, never read
+//!     claims/<pid>-<n>              keys whose results a process uses; locked while it lives. See `hold.rs`
+//!     trash/                        moved here to be removed
+//!     hold.lock, gc.lock            between runs and `cache gc`; the latter's time is that of the last `gc`
+//!   pins/<name>                     keys, a line each, whose results are kept
+//!   config.toml                     how large the cache may grow
 //! ```
 //!
 //! A result is published in this order: outputs written in `tmp`, digested, renamed into `objects`; the record last. What
@@ -24,7 +29,9 @@ mod action;
 mod digest;
 mod explain;
 mod extension;
+mod hold;
 mod judge;
+mod keep;
 mod key;
 mod known;
 mod lock;
@@ -36,7 +43,12 @@ pub use action::{Action, Made, Object, Outputs, Variant};
 pub use digest::{Digests, Watch, files_below};
 pub use explain::{Comparison, Explained, compare, nearest};
 pub use extension::{Extension, Member};
+pub use hold::Hold;
 pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
+pub use keep::{
+    Bytes, Fault, Freed, GRACE, Item, Limits, Period, Request, StageUsage, Usage, Verified, What, gc, gc_after_run,
+    usage, verify,
+};
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
@@ -45,9 +57,11 @@ pub use reason::{Difference, Reason, differences};
 pub use survey::{Standing, State, survey, survey_with_lines};
 
 use crate::error::{Error, Result};
+use hold::Claims;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A cache on disk. Cheap to clone; every method may be called from any thread and any process.
@@ -55,7 +69,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Store {
     /// The versioned folder, `cache/v2`.
     root: PathBuf,
-    writes: bool,
+    /// What this process uses; nothing for readers.
+    claims: Option<Arc<Claims>>,
 }
 
 /// What the cache knows of a key.
@@ -71,11 +86,12 @@ pub enum Lookup {
 impl Store {
     /// Opens a cache, making its folders if need be.
     pub fn open(folder: &Path) -> Result<Self> {
-        let store = Self { writes: true, ..Self::at(folder) };
-        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged"] {
+        let mut store = Self::at(folder);
+        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged", "claims"] {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
         }
+        store.claims = Some(Arc::new(Claims::new(&store.root)));
         store.sweep();
         let tag = folder.join("CACHEDIR.TAG");
         if !tag.exists() {
@@ -87,13 +103,13 @@ impl Store {
 
     /// A cache to be read only; it need not exist.
     pub fn at(folder: &Path) -> Self {
-        Self { root: folder.join("v2"), writes: false }
+        Self { root: folder.join("v2"), claims: None }
     }
 
     /// The memo of digests.
     pub fn digests(&self) -> Digests {
         let memo = self.root.join("digests");
-        if self.writes { Digests::open(memo) } else { Digests::read_only(memo) }
+        if self.claims.is_some() { Digests::open(memo) } else { Digests::read_only(memo) }
     }
 
     fn action_path(&self, key: &Key) -> PathBuf {
@@ -160,10 +176,12 @@ impl Store {
         names
     }
 
-    /// Writes a task's record: from here on its result exists.
+    /// Writes a task's record: from here on its result exists. To be called under the [`Hold`] that its outputs were put
+    /// in under.
     pub fn commit(&self, action: &Action) -> Result<()> {
         let sync = if action.boot.is_none() { Sync::Yes } else { Sync::No };
         write_aside_with(&self.action_path(&action.key), action.to_text().as_bytes(), sync)?;
+        self.claim(&action.key);
         // The work is done: its checkpoints have served. Failing to remove them costs space only. Whoever waits for the
         // lock looks for the record next, and finds it, even if the lock's file is gone by then.
         let _ = std::fs::remove_dir_all(self.scratch(&action.key));

@@ -3,7 +3,8 @@
 use super::action::{Action, Made, Object, Outputs};
 use super::{Digests, Key, Lookup, Reason, Store, digest, unique};
 use crate::error::{Error, Kind, Place, Result};
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -17,6 +18,8 @@ impl Store {
     pub(super) fn check(&self, made: Made, boot: Option<&str>, digests: &Digests) -> Lookup {
         // Not forced to the disk, and the machine has started anew since: times and sizes prove nothing yet.
         let doubtful = boot.is_some_and(|boot| boot != this_boot());
+        // Where there are no locks, nothing is removed either: `gc` could not have got its own.
+        let _hold = self.hold().ok();
         for (name, object) in &made.outputs {
             let path = self.object_path(object);
             if path.symlink_metadata().is_err() {
@@ -27,6 +30,7 @@ impl Store {
                 return Lookup::Lost(made.clone(), Reason::Damaged { output: name.clone() });
             }
         }
+        self.claim(&made.key);
         Lookup::Hit(made)
     }
 
@@ -134,9 +138,9 @@ fn seal(path: &Path, sync: bool) -> Result<u64> {
             .note("an output holds files and folders, no links, pipes or devices")
             .hint("have the stage write a copy"));
     }
-    let mut permissions = metadata.permissions();
-    permissions.set_readonly(true);
-    std::fs::set_permissions(path, permissions).map_err(|e| Error::io("protect", path, &e))?;
+    // For all who may enter the cache, whatever the program that wrote it thought of others; and as executable as it was.
+    let mode = 0o444 | (metadata.permissions().mode() & 0o111);
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|e| Error::io("protect", path, &e))?;
     if sync {
         File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io("write", path, &e))?;
     }

@@ -3,6 +3,7 @@
 mod compare;
 mod diff;
 mod dry_run;
+mod cache;
 mod exec;
 mod explain;
 mod verify;
@@ -62,6 +63,9 @@ enum Command {
     Compare(compare::Arguments),
     /// Find the database images nearest to the given ones
     Query(query::Arguments),
+    /// Show what the cache holds, free room, or check every byte
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Show the kinds of stages, their parameters and defaults
     Stages(stages::Arguments),
     /// Show which stage needs which
@@ -149,6 +153,7 @@ pub fn run() -> Result<u8> {
         Command::Pin(arguments) => pin::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
+        Command::Cache(command) => cache::run(&command),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
@@ -160,8 +165,14 @@ pub fn run() -> Result<u8> {
 
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 5] =
-        ["HASHPIPE_CACHE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS", crate::schedule::FAKE_GPUS];
+    const KNOWN: [&str; 6] = [
+        "HASHPIPE_CACHE",
+        "HASHPIPE_CACHE_MAX_SIZE",
+        "HASHPIPE_OUTPUT",
+        "HASHPIPE_JOBS",
+        "HASHPIPE_GPUS",
+        crate::schedule::FAKE_GPUS,
+    ];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
         name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
     });

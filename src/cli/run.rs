@@ -6,7 +6,7 @@ use super::{Folders, Pipeline};
 use crate::cache::{Actions, Results, Store, Watch, survey};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TaskId};
-use crate::report::{Summary, duration, materialise, plural, print, screen};
+use crate::report::{Summary, duration, materialise, note, plural, print, screen};
 use crate::runs::Runs;
 use crate::schedule::{self, Asked, Gpus, INTERRUPTS, Machine, Options, Outcome, check_gpus};
 use clap::Args;
@@ -108,6 +108,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let by_name: std::collections::HashMap<&str, _> =
         actions.iter().map(|(id, action)| (plan.task(*id).name.as_str(), &action.metrics)).collect();
     telling.finish(exit_code, |task| by_name.get(task).map(|metrics| (*metrics).clone()));
+    if let Some(text) = super::cache::tidy(&arguments.folders.cache(&plan), &store) {
+        note(&text);
+    }
     told.map(|()| exit_code)
 }
 

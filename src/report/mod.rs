@@ -4,6 +4,7 @@ mod board;
 mod form;
 mod json;
 mod leaderboard;
+mod meter;
 mod outputs;
 mod plain;
 mod spread;
@@ -15,6 +16,7 @@ mod tty;
 
 pub use form::{Form, Table};
 pub use leaderboard::{Entry, Leaderboard, Named};
+pub use meter::Meter;
 pub use outputs::materialise;
 pub use summary::Summary;
 pub use tail::tail;

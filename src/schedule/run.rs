@@ -177,6 +177,12 @@ impl Run<'_> {
 
     /// Judges every task that can be, in plan order; a hit frees those after it at once.
     fn judge_open(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        // Every result that is found is claimed; with this, all of them together.
+        let store = self.store;
+        let _hold = store.hold().ok();
         while let Some(id) = self.open.pop_first() {
             if self.is_stopping() {
                 self.states.set(id, State::Stopped);
@@ -288,12 +294,19 @@ impl Run<'_> {
     fn demand_needs(&mut self, id: TaskId) -> bool {
         let gone: Vec<TaskId> =
             self.plan.graph.needs(id).into_iter().filter(|need| self.states.get(*need) == State::Evicted).collect();
+        // All of them first: one that is gone may need another one.
         for need in &gone {
             self.demanded.insert(*need);
             self.states.set(*need, State::Wanted);
-            self.open.insert(*need);
+        }
+        for need in &gone {
+            let without = |id: &TaskId| !self.states.get(*id).has_result();
+            self.unmet[need.0] = self.plan.graph.needs(*need).iter().filter(|id| without(id)).count();
+            if self.unmet[need.0] == 0 {
+                self.open.insert(*need);
+            }
             for follower in self.plan.graph.needed_by(*need) {
-                if self.states.get(follower) == State::Wanted {
+                if self.states.get(follower) == State::Wanted && !gone.contains(&follower) {
                     self.unmet[follower.0] += 1;
                     self.open.remove(&follower);
                 }

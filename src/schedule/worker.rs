@@ -230,6 +230,8 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
     const WORTH_A_SYNC: f64 = 2.0;
     let sync = *seconds >= WORTH_A_SYNC;
+    // Until the record names them, outputs look like what nobody needs.
+    let _hold = store.hold()?;
     let outputs = store.put_outputs(folder, &order.outputs, sync)?;
     let action = record(order, heard, outputs, *seconds, (!sync).then(|| this_boot().to_string()));
     publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))

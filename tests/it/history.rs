@@ -25,7 +25,7 @@ fn runs(space: &Space) -> Vec<Value> {
 
 /// The folder of the newest run but so many.
 fn folder(space: &Space, back: usize) -> PathBuf {
-    space.path("cache/v1/runs").join(runs(space)[back]["id"].as_str().unwrap())
+    space.path("cache/v2/runs").join(runs(space)[back]["id"].as_str().unwrap())
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -300,7 +300,7 @@ fn old_runs_go_but_not_those_that_are_pinned_or_in_use() {
     let space = twice();
     let newest = folder(&space, 0);
     let make = |id: &str| {
-        let old = space.path("cache/v1/runs").join(id);
+        let old = space.path("cache/v2/runs").join(id);
         std::fs::create_dir(&old).unwrap();
         let text = std::fs::read_to_string(newest.join("run.json")).unwrap();
         let mut record: Value = serde_json::from_str(&text).unwrap();
@@ -312,11 +312,11 @@ fn old_runs_go_but_not_those_that_are_pinned_or_in_use() {
     let [_idle, used, _pinned] = ids.map(make);
     used.lock().unwrap();
     space.hashpipe(&["pin", "dddd"]).ok();
-    let there = || ids.map(|id| space.path("cache/v1/runs").join(id).exists());
+    let there = || ids.map(|id| space.path("cache/v2/runs").join(id).exists());
 
     space.run(&["--set", "evaluate.map.top_k=4"]).ok();
     assert_eq!(there(), [true; 3], "once a day is enough");
-    std::fs::remove_file(space.path("cache/v1/runs/pruned")).unwrap();
+    std::fs::remove_file(space.path("cache/v2/runs/pruned")).unwrap();
     space.run(&["--set", "evaluate.map.top_k=3"]).ok();
     assert_eq!(there(), [false, true, true]);
     assert_eq!(runs(&space).len(), 6);
@@ -327,7 +327,7 @@ fn a_file_of_events_that_cannot_be_written_is_told_before_anything_runs() {
     let space = Space::new();
     let ended = space.run(&["--events", "none/events.jsonl"]);
     assert!(ended.code != 0 && ended.stderr.contains("none/events.jsonl"), "{}", ended.stderr);
-    assert!(!space.path("cache/v1/runs").exists());
+    assert!(!space.path("cache/v2/runs").exists());
 }
 
 fn toml(text: &str) -> Value {

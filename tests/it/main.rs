@@ -12,6 +12,8 @@ mod freshness;
 mod golden_network;
 /// Records of runs, what is made of them, and what machines read.
 mod history;
+/// What the cache holds is kept, freed and checked.
+mod keeping;
 /// Promises about the source itself: who imports whom, what is registered, what is in a key.
 mod rules;
 /// A temporary project, and hashpipe run in it as a user would.
