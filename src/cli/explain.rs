@@ -5,7 +5,7 @@ use crate::cache::{Action, CONTENT, Comparison, Explained, Standing, Store, comp
 use crate::config::Mark;
 use crate::error::Result;
 use crate::plan::{Plan, Task};
-use crate::report::{age, duration, print, size, table};
+use crate::report::{age, duration, plural, print, size, table};
 use crate::runs::Runs;
 use clap::Args;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ fn ago(time: u64) -> String {
 /// Where a result came from.
 fn origin(action: &Action) {
     let threads =
-        if action.gpus.is_empty() { format!("{} threads", action.threads) } else { format!("gpu {:?}", action.gpus) };
+        if action.gpus.is_empty() { plural(action.threads, "thread") } else { format!("gpu {:?}", action.gpus) };
     print(&format!(
         "  made {} on {} in {}, {threads}, {}; run {}, key {}",
         ago(action.made),

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A run's name: `261123-143022-kvtz`, the day, the time (UTC), and a word drawn by lot.
+/// A run's name: `261123-143022-kvtz`, the day, the time (UTC), and a word: its first half is the part of the second, so
+/// that names sort by time, its second half is drawn by lot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct RunId(String);
@@ -17,14 +18,18 @@ impl RunId {
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let lot = blake3::hash(format!("{} {}", since.as_nanos(), std::process::id()).as_bytes());
-        Self::of(since.as_secs(), lot.as_bytes())
+        Self::of(since.as_secs(), since.subsec_nanos(), lot.as_bytes())
     }
 
-    fn of(seconds: u64, lot: &[u8; 32]) -> Self {
+    fn of(seconds: u64, nanos: u32, lot: &[u8; 32]) -> Self {
         let (year, month, day) = date(seconds / 86_400);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        let letter = |byte: &u8| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]);
-        let word: String = lot.iter().take(WORD).map(letter).collect();
+        let letter = |n: u32| char::from(LETTERS[n as usize % LETTERS.len()]);
+        let base = LETTERS.len() as u32;
+        let part = nanos / (1_000_000_000 / (base * base)).max(1);
+        let part = part.min(base * base - 1);
+        let letters = [part / base, part, lot[0].into(), lot[1].into()];
+        let word: String = letters.into_iter().map(letter).collect();
         Self(format!("{:02}{month:02}{day:02}-{hour:02}{minute:02}{second:02}-{word}", year % 100))
     }
 
@@ -85,9 +90,10 @@ mod tests {
 
     #[test]
     fn names_sort_by_time_and_are_meant_by_their_parts() {
-        let earlier = RunId::of(1_795_444_222, &[19; 32]);
-        let later = RunId::of(1_795_444_223, &[0; 32]);
-        assert!(earlier < later);
+        let earlier = RunId::of(1_795_444_222, 999_999_999, &[19; 32]);
+        let later = RunId::of(1_795_444_223, 0, &[0; 32]);
+        let just_later = RunId::of(1_795_444_223, 5_000_000, &[0; 32]);
+        assert!(earlier < later && later < just_later);
         assert_eq!(earlier.as_str(), "261123-143022-zzzz");
         assert_eq!(RunId::parse(earlier.as_str()), Some(earlier.clone()));
         assert!(["261123", "261123-1430", "zz"].iter().all(|text| earlier.is_meant_by(text)));
