@@ -19,10 +19,12 @@ pub enum Kind {
     Changed,
     /// The cache holds something it should not.
     Cache,
+    /// An output is not what its stage promises, or lists break the protocol that was asked for.
+    Contract,
+    /// A task wants more than this machine has.
+    Resources,
     /// A file could not be read or written.
     Io,
-    /// A stage gave something other than it promised.
-    Contract,
     /// Another process is at work on the same, and this one was told not to wait.
     Busy,
     /// Stopped by the user.
@@ -30,12 +32,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Input,
         Self::Data,
         Self::Stage,
         Self::Changed,
         Self::Cache,
+        Self::Resources,
         Self::Io,
         Self::Contract,
         Self::Busy,
@@ -49,6 +52,7 @@ impl Kind {
             Self::Input | Self::Data => 2,
             Self::Changed => 4,
             Self::Cache => 5,
+            Self::Resources => 6,
             Self::Contract => 7,
             Self::Busy => 75,
             Self::Interrupted => 130,
@@ -135,6 +139,11 @@ impl Error {
         e
     }
 
+    /// A task that wants more than this machine has.
+    pub fn resources(message: impl Into<String>) -> Self {
+        Self::new(Kind::Resources, message)
+    }
+
     /// Stopped by the user.
     pub fn interrupted() -> Self {
         Self::new(Kind::Interrupted, "interrupted")
@@ -188,7 +197,8 @@ impl Error {
     /// The text a person reads, under the heading `error` or `warning`, without a final newline.
     pub fn render(&self, heading: &str) -> String {
         if let Some(text) = &self.0.rendered {
-            return text.clone();
+            let hints: String = self.0.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
+            return format!("{text}{hints}");
         }
         let mut out = String::new();
         self.render_one(heading, &mut out);

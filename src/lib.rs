@@ -5,6 +5,7 @@
 //! through it.
 
 // Words that every step shares.
+pub mod amounts;
 pub mod choices;
 pub mod device;
 pub mod error;
@@ -25,7 +26,9 @@ pub mod config;
 pub mod plan;
 pub mod cache;
 pub mod event;
+pub mod runs;
 pub mod schedule;
 pub mod stage;
 pub mod report;
+pub mod schema;
 pub mod cli;

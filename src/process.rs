@@ -55,7 +55,8 @@ pub fn kill_group(leader: u32) {
 pub fn wait_without_reaping(child: u32) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let Ok(child) = i32::try_from(child) else { return };
-    while waitid(Id::Pid(Pid::from_raw(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::Error::EINTR) {}
+    while waitid(Id::Pid(Pid::from_raw(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::Error::EINTR) {
+    }
 }
 
 /// Asks every descendant of this process to end.

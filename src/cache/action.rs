@@ -107,7 +107,8 @@ impl Action {
     /// Outputs that differ from another result's, of those that should not.
     pub fn differences(&self, outputs: &Outputs) -> Vec<String> {
         let compared = self.outputs.iter().filter(|(name, _)| !self.varies.contains(name));
-        let differ = compared.filter(|(name, object)| outputs.get(*name).is_none_or(|other| other.digest != object.digest));
+        let differ =
+            compared.filter(|(name, object)| outputs.get(*name).is_none_or(|other| other.digest != object.digest));
         differ.map(|(name, _)| name.clone()).collect()
     }
 

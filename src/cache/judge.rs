@@ -1,11 +1,15 @@
 //! Whether a task's result is there, and if not, why: the one code path behind `run`, `status` and `--dry-run`.
 
-use super::{Action, Attempt, Contents, Digests, End, Journal, Key, Known, Line, Lookup, Made, Reason, Store, differences, key, lines};
+use super::{
+    Action, Attempt, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member, Reason, Store,
+    Watch, differences, key, lines,
+};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
 use crate::stage::{Fact, Images, Input};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Judges tasks of one plan against one cache.
 pub struct Judge<'a> {
@@ -27,6 +31,30 @@ pub struct Verdict {
     pub contents: Contents,
     pub lines: Vec<Line>,
     pub state: Found,
+    /// Where it would begin, if it has to run.
+    pub start: Start,
+}
+
+/// Where a task begins that has to run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    Beginning,
+    /// Where it was stopped, in its own words.
+    Resume(String),
+    /// At the end of a smaller result.
+    Extend(Extension),
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Beginning => Ok(()),
+            Self::Resume(place) => write!(f, "; goes on from {place}"),
+            Self::Extend(Extension { from, to, key, .. }) => {
+                write!(f, "; goes on from {from} of {to}, of {}", key.short())
+            }
+        }
+    }
 }
 
 /// Whether a result can be reused.
@@ -45,10 +73,15 @@ pub type Actions = HashMap<TaskId, Action>;
 
 impl<'a> Judge<'a> {
     pub fn new(plan: &'a Plan, store: &'a Store) -> Self {
+        Self::watched(plan, store, Arc::default())
+    }
+
+    /// The same; the watch sees how much is read, and can end it.
+    pub fn watched(plan: &'a Plan, store: &'a Store, watch: Arc<Watch>) -> Self {
         Self {
             plan,
             store,
-            digests: store.digests(),
+            digests: store.digests().watched(watch),
             journal: store.journal(&plan.pipeline),
             files: HashMap::new(),
             programs: HashMap::new(),
@@ -132,7 +165,20 @@ impl<'a> Judge<'a> {
         } else {
             Found::Run(Reason::Always)
         };
-        Ok(Verdict { key, contents, lines, state })
+        let start = match state {
+            Found::Hit(_) => Start::Beginning,
+            _ => self.start(task, &key, &lines),
+        };
+        Ok(Verdict { key, contents, lines, state, start })
+    }
+
+    fn start(&self, task: &Task, key: &Key, lines: &[Line]) -> Start {
+        if let Some(place) = task.step.resumable(&self.store.scratch(key)) {
+            return Start::Resume(place);
+        }
+        let extension =
+            task.step.extends().and_then(|extends| self.store.extension(&Member::of(lines, extends)?, extends));
+        extension.map_or(Start::Beginning, Start::Extend)
     }
 
     /// The result of a key: from what this pipeline's tasks came to, or from its record.
@@ -140,9 +186,9 @@ impl<'a> Judge<'a> {
         match self.journal.known.done(&task.name, key) {
             // One read for all tasks instead of one each; what is said there is checked like a record.
             Some(attempt) if !task.step.is_measured() && self.store.has_action(key) => {
-                self.store.check(attempt.made(), attempt.boot.as_deref(), &mut self.digests)
+                self.store.check(attempt.made(), attempt.boot.as_deref(), &self.digests)
             }
-            _ => self.store.find(key, &mut self.digests),
+            _ => self.store.find(key, &self.digests),
         }
     }
 
@@ -171,7 +217,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Moves what is damaged of a result out of the way.
-    pub fn quarantine(&mut self, made: &Made) -> Result<Vec<Error>> {
+    pub fn quarantine(&self, made: &Made) -> Result<Vec<Error>> {
         self.store.quarantine(&made.outputs)
     }
 
@@ -186,25 +232,26 @@ impl<'a> Judge<'a> {
     }
 
     /// Whether these files still have these digests.
-    pub fn still(&mut self, sources: &[(PathBuf, String)]) -> bool {
+    pub fn still(&self, sources: &[(PathBuf, String)]) -> bool {
         sources.iter().all(|(path, digest)| self.digests.path(path).is_ok_and(|found| found == *digest))
     }
 
     /// Whether every output that the user wants at a place lies there as it was made.
-    pub fn is_put(&mut self, task: &Task, made: &Made) -> bool {
+    pub fn is_put(&self, task: &Task, made: &Made) -> bool {
         task.puts.iter().all(|(port, path)| {
             let digest = made.outputs.get(port).map(|object| object.digest.as_str());
             path.exists() && self.digests.path(path).ok().as_deref() == digest
         })
     }
 
-    /// Writes down the digests it had to compute.
-    pub fn save(&mut self) -> Result<()> {
-        self.digests.save()
+    /// The digests it knows, for whoever looks at the same files.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
     }
 
-    /// Lets go of the journal, at the end of a run.
+    /// Writes down what is not written yet, at the end of a run.
     pub fn close(self) -> Result<()> {
+        self.digests.save()?;
         self.journal.close()
     }
 
@@ -268,9 +315,7 @@ pub fn inputs(
     let meaning = |text: &String, target: &Target| -> Result<Input> {
         let digest = contents.inputs.get(text).cloned().unwrap_or_default();
         Ok(match target {
-            Target::Path { path } => {
-                Input { path: absolute(path), digest, images: None, known_as: text.clone() }
-            }
+            Target::Path { path } => Input { path: absolute(path), digest, images: None, known_as: text.clone() },
             Target::Output { task: from, port } => Input {
                 path: absolute(&store.object_path(object(results, *from, port)?)),
                 digest,
@@ -285,7 +330,8 @@ pub fn inputs(
 /// The path, from the project folder, at which an output is put for the user.
 fn known_as(plan: &Plan, task: TaskId, port: &str) -> String {
     let puts = &plan.task(task).puts;
-    let path = puts.iter().find(|(name, _)| name == port).map(|(_, path)| path.strip_prefix(&plan.project).unwrap_or(path));
+    let path =
+        puts.iter().find(|(name, _)| name == port).map(|(_, path)| path.strip_prefix(&plan.project).unwrap_or(path));
     path.map_or(String::new(), |path| path.display().to_string())
 }
 

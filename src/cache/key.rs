@@ -76,14 +76,32 @@ pub fn key(lines: &[Line]) -> Key {
     Key(digest_of_lines(lines.iter().map(|line| [line.name.as_str(), line.value.as_str()])))
 }
 
-/// Each text with its length in front, so that no two different sequences give the same bytes.
+/// Digest of names and values in order.
 pub(super) fn digest_of_lines<'a>(lines: impl Iterator<Item = [&'a str; 2]>) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("hashpipe 2026-11 key v1");
-    for text in lines.flatten() {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
+    let mut digest = LineDigest::new();
+    lines.for_each(|[name, value]| digest.add(name, value));
+    digest.finish()
+}
+
+/// A digest that names and values are added to one by one: each text with its length in front, so that no two different
+/// sequences give the same bytes.
+pub(super) struct LineDigest(blake3::Hasher);
+
+impl LineDigest {
+    pub(super) fn new() -> Self {
+        Self(blake3::Hasher::new_derive_key("hashpipe 2026-11 key v1"))
     }
-    hasher.finalize().to_hex().to_string()
+
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        for text in [name, value] {
+            self.0.update(&(text.len() as u64).to_le_bytes());
+            self.0.update(text.as_bytes());
+        }
+    }
+
+    pub(super) fn finish(&self) -> String {
+        self.0.finalize().to_hex().to_string()
+    }
 }
 
 fn walk(at: &str, value: &Value, contents: &Contents, lines: &mut Vec<Line>) {

@@ -7,7 +7,9 @@
 //!     actions/8b/8b3d40...json      key -> record: key lines; each output's size and blake3; metrics; seconds; host
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     known/coco                    what each task of this pipeline came to, attempt by attempt: a memo
-//!     digests                       path, size, times, inode -> blake3: a memo, safe to delete
+//!     digests                       path, inode, size, times -> blake3: a memo, safe to delete
+//!     shards/3c/3ccf01...           codes of parts of lists, named by what they were made from; each has a checksum
+//!     longer/<family>/100           key of the result of 100 epochs, of keys that differ in nothing else: a memo
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs,
 //!                                   `.owner` says by whom and how far it is
 //!     runs/<id>/                    what a run did: run.json, events.jsonl, log/
@@ -26,6 +28,7 @@
 mod action;
 mod digest;
 mod explain;
+mod extension;
 mod hold;
 mod judge;
 mod keep;
@@ -37,12 +40,14 @@ mod reason;
 mod survey;
 
 pub use action::{Action, Made, Object, Outputs, Variant};
-pub use digest::{Digests, files_below};
+pub use digest::{Digests, Watch, files_below};
 pub use explain::{Comparison, Explained, compare, nearest};
+pub use extension::{Extension, Member};
 pub use hold::Hold;
-pub use judge::{Actions, Found, Judge, Results, Verdict, inputs};
+pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
 pub use keep::{
-    Bytes, Fault, Freed, GRACE, Item, Limits, Period, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
+    Bytes, Fault, Freed, GRACE, Item, Limits, Period, Request, StageUsage, Usage, Verified, What, gc, gc_after_run,
+    usage, verify,
 };
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
@@ -52,10 +57,10 @@ pub use reason::{Difference, Reason, differences};
 pub use survey::{Standing, State, survey, survey_with_lines};
 
 use crate::error::{Error, Result};
+use hold::Claims;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use hold::Claims;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,7 +108,8 @@ impl Store {
 
     /// The memo of digests.
     pub fn digests(&self) -> Digests {
-        Digests::open(self.root.join("digests"))
+        let memo = self.root.join("digests");
+        if self.claims.is_some() { Digests::open(memo) } else { Digests::read_only(memo) }
     }
 
     fn action_path(&self, key: &Key) -> PathBuf {
@@ -115,9 +121,29 @@ impl Store {
         self.root.join("scratch").join(key.as_str())
     }
 
+    /// Folder of finished parts of results, for all tasks.
+    pub fn shards(&self) -> PathBuf {
+        self.root.join("shards")
+    }
+
     /// The record of a key, whether or not its objects are there. One that cannot be read does not exist.
     pub fn action(&self, key: &Key) -> Option<Action> {
         Action::from_text(&std::fs::read_to_string(self.action_path(key)).ok()?, key)
+    }
+
+    /// Folder of the records of runs.
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    /// Every record that can be read, in the order of keys.
+    pub fn actions(&self) -> Vec<Action> {
+        let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries(&self.root.join("actions")).flat_map(|folder| entries(&folder.path()));
+        let stems = files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".json")?.to_string()));
+        let mut keys: Vec<Key> = stems.filter_map(|stem| Key::parse(&stem)).collect();
+        keys.sort();
+        keys.iter().filter_map(|key| self.action(key)).collect()
     }
 
     /// Whether a key has a record.
@@ -208,6 +234,11 @@ pub fn file_name(task: &str) -> String {
     }
     let digest = blake3::hash(task.as_bytes()).to_hex();
     format!("{}-{}", &name[..LONGEST - 17], &digest[..16])
+}
+
+/// Name of what an attempt at a task wrote; attempts count from 1.
+pub fn log_name(task: &str, attempt: usize) -> String {
+    format!("{}.{attempt}.txt", file_name(task))
 }
 
 #[cfg(test)]

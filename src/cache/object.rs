@@ -15,7 +15,7 @@ impl Store {
     }
 
     /// Whether all outputs of a result are there with the content they had when they were made.
-    pub(super) fn check(&self, made: Made, boot: Option<&str>, digests: &mut Digests) -> Lookup {
+    pub(super) fn check(&self, made: Made, boot: Option<&str>, digests: &Digests) -> Lookup {
         // Not forced to the disk, and the machine has started anew since: times and sizes prove nothing yet.
         let doubtful = boot.is_some_and(|boot| boot != this_boot());
         // Where there are no locks, nothing is removed either: `gc` could not have got its own.
@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// Looks a key up and checks that every output has the recorded content.
-    pub fn find(&self, key: &Key, digests: &mut Digests) -> Lookup {
+    pub fn find(&self, key: &Key, digests: &Digests) -> Lookup {
         match self.action(key) {
             Some(action) => self.check(action.made(), action.boot.as_deref(), digests),
             None => Lookup::Miss,
@@ -124,7 +124,8 @@ impl Store {
 
     /// Whether the outputs of a record are all there and whole, read in full.
     pub fn is_complete(&self, action: &Action) -> bool {
-        let whole = |object: &Object| digest::hash_path(&self.object_path(object)).ok().as_ref() == Some(&object.digest);
+        let whole =
+            |object: &Object| digest::hash_path(&self.object_path(object)).ok().as_ref() == Some(&object.digest);
         action.outputs.values().all(whole)
     }
 }

@@ -1,6 +1,6 @@
 //! How every task of a plan stands, without running or writing anything.
 
-use super::{Found, Judge, Key, Line, Made, Reason, Results, Store};
+use super::{Found, Judge, Key, Line, Made, Reason, Results, Start, Store};
 use crate::error::Error;
 use crate::plan::{Plan, TaskId};
 use serde_json::{Value, json};
@@ -92,6 +92,8 @@ pub struct Standing {
     pub state: State,
     /// Whether a run would run it; unknown while it depends on what others give.
     pub runs: Option<bool>,
+    /// Where a run would begin it.
+    pub start: Start,
     /// Why it is not cached; empty if it is.
     pub because: String,
     pub key: Option<Key>,
@@ -105,7 +107,17 @@ pub struct Standing {
 
 impl Standing {
     fn blank(task: TaskId, state: State) -> Self {
-        Self { task, state, runs: None, because: String::new(), key: None, made: None, error: None, lines: None }
+        Self {
+            task,
+            state,
+            runs: None,
+            start: Start::Beginning,
+            because: String::new(),
+            key: None,
+            made: None,
+            error: None,
+            lines: None,
+        }
     }
 
     fn missing(task: TaskId, error: Error) -> Self {
@@ -192,7 +204,7 @@ impl Look<'_> {
             Ok(verdict) => verdict,
             Err(error) => return Standing::missing(id, error),
         };
-        let (key, lines) = (verdict.key, verdict.lines);
+        let (key, lines, start) = (verdict.key, verdict.lines, verdict.start);
         let (state, runs, because, made) = match verdict.state {
             Found::Hit(_) if forced => (State::Stale, true, Reason::Forced.to_string(), None),
             Found::Hit(made) => (State::Cached, false, String::new(), Some(made)),
@@ -205,7 +217,7 @@ impl Look<'_> {
             },
         };
         let (key, lines) = (Some(key), explained.then_some(lines));
-        Standing { runs: Some(runs), because, key, made, lines, ..Standing::blank(id, state) }
+        Standing { runs: Some(runs), start, because, key, made, lines, ..Standing::blank(id, state) }
     }
 
     /// Marks a task whose bytes are gone and needed: by a task that runs, or by the user.

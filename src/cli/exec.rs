@@ -4,6 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::process::{self, Usage};
 use crate::stage::{self, Ctx, Job, Message, Stop};
 use clap::Args;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let job = read(&arguments.task)?;
     // The runner ends a task by telling it, and with it what it started; a signal meant for a program of the user's must
     // not end this process, which watches it.
-    ctrlc::set_handler(|| {}).map_err(|e| Error::new(Kind::Io, format!("cannot take signals: {e}")))?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Stop::default())
+            .map_err(|e| Error::new(Kind::Io, format!("cannot take signals: {e}")))?;
+    }
     let ended = execute(job, stop);
     if let Some(usage) = usage() {
         say(Message::Usage(usage));
@@ -45,7 +49,7 @@ fn execute(job: Job, stop: Stop) -> Result<()> {
     let parsed = kind.parse(&job.params).map_err(|e| Error::input(e.to_string()))?;
     let name = job.task.clone();
     let mut cx = Ctx::new(job, stop, Box::new(say));
-    parsed.stage.run(&mut cx).map_err(|e| match e.downcast::<Error>() {
+    stage::perform(parsed.stage.as_ref(), &mut cx).map_err(|e| match e.downcast::<Error>() {
         Ok(error) => error,
         Err(e) => {
             let causes: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();

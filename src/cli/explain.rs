@@ -5,7 +5,8 @@ use crate::cache::{Action, CONTENT, Comparison, Explained, Standing, Store, comp
 use crate::config::Mark;
 use crate::error::Result;
 use crate::plan::{Plan, Task};
-use crate::report::{age, duration, print, size, table};
+use crate::report::{age, duration, plural, print, size, table};
+use crate::runs::Runs;
 use clap::Args;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -70,8 +71,10 @@ fn comparison(
 ) -> Result<Option<Comparison>> {
     let Some(lines) = &standing.lines else { return Ok(None) };
     if let Some(run) = &arguments.against {
-        let key = crate::runs::find(store, &plan.pipeline, run)?.key(&task.name);
-        return Ok(key.and_then(|key| store.action(&key)).map(|action| compare(store, action, lines)));
+        let runs = Runs::at(store.runs());
+        let record = runs.read(&runs.find(run)?)?;
+        let then = record.tasks.into_iter().find(|then| then.name == task.name).and_then(|then| then.key);
+        return Ok(then.and_then(|key| store.action(&key)).map(|action| compare(store, action, lines)));
     }
     if standing.made.is_some() {
         return Ok(None);
@@ -85,11 +88,8 @@ fn ago(time: u64) -> String {
 
 /// Where a result came from.
 fn origin(action: &Action) {
-    let threads = if action.gpus.is_empty() {
-        format!("{} threads", action.threads)
-    } else {
-        format!("gpu {:?}", action.gpus)
-    };
+    let threads =
+        if action.gpus.is_empty() { plural(action.threads, "thread") } else { format!("gpu {:?}", action.gpus) };
     print(&format!(
         "  made {} on {} in {}, {threads}, {}; run {}, key {}",
         ago(action.made),
@@ -106,7 +106,12 @@ fn origin(action: &Action) {
 
 fn differences(plan: &Plan, task: &Task, comparison: &Comparison) {
     let Comparison { earlier, differences } = comparison;
-    print(&format!("  compared with the result made {} (key {}, run {}):", ago(earlier.made), earlier.key.short(), earlier.run));
+    print(&format!(
+        "  compared with the result made {} (key {}, run {}):",
+        ago(earlier.made),
+        earlier.key.short(),
+        earlier.run
+    ));
     if differences.is_empty() {
         return print("  no difference");
     }

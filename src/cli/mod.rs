@@ -1,12 +1,26 @@
 //! The command line: one file per command.
 
+mod compare;
+mod diff;
+mod dry_run;
 mod cache;
 mod exec;
+mod explain;
+mod verify;
+mod exit;
 mod graph;
+mod history;
+mod log;
+mod pin;
 mod query;
 mod run;
+mod runs;
+mod schema;
+mod shell;
 mod stages;
 mod status;
+mod telling;
+mod trace;
 
 use crate::cache::Store;
 use crate::config::{Config, Request};
@@ -18,15 +32,11 @@ use std::path::PathBuf;
 
 /// Deep-hashing retrieval systems from one pipeline file, with nothing computed twice.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(version, after_help = exit::text(), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
-
-const EXIT_CODES: &str = "Exit codes: 0 done or nothing to do; 1 a stage failed; 2 the command line, the pipeline or the \
-data is wrong; 3 `status --check`: there is work to do; 4 an input changed while it was read; 5 the cache is damaged; \
-130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -34,6 +44,23 @@ enum Command {
     Run(run::Arguments),
     /// Show what is in the cache, of one pipeline or of all
     Status(status::Arguments),
+    /// Show why a stage runs, or where its result came from
+    Explain(explain::Arguments),
+    /// Run a stage again, apart from the cache, and compare what it gives
+    Verify(verify::Arguments),
+    /// List past runs: when, how they ended, what they saved
+    Runs(runs::Arguments),
+    /// Show what a stage wrote while it ran, in this run or in the one that made its result
+    Log(log::Arguments),
+    /// Show how two runs differ: settings, parameters, metrics
+    Diff(diff::Arguments),
+    /// Write a run as a trace for Perfetto or chrome://tracing
+    Trace(trace::Arguments),
+    /// Keep the record of a run for good
+    Pin(pin::Arguments),
+    /// Show every evaluation in the cache side by side, a table per protocol
+    #[command(alias = "leaderboard")]
+    Compare(compare::Arguments),
     /// Find the database images nearest to the given ones
     Query(query::Arguments),
     /// Show what the cache holds, free room, or check every byte
@@ -43,6 +70,12 @@ enum Command {
     Stages(stages::Arguments),
     /// Show which stage needs which
     Graph(graph::Arguments),
+    /// Print the JSON schema of pipeline files, of events or of records of runs
+    Schema(schema::Arguments),
+    /// Print a script that lets a shell complete hashpipe's commands
+    Completions(shell::Completions),
+    /// Print the manual, or write a page per command to a folder
+    Man(shell::Man),
     /// Run one task described in a file (what `run` starts for every task)
     #[command(hide = true)]
     Exec(exec::Arguments),
@@ -111,18 +144,35 @@ pub fn run() -> Result<u8> {
     match Cli::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Pin(arguments) => pin::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Completions(arguments) => shell::completions(&arguments),
+        Command::Man(arguments) => shell::man(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
     }
 }
 
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 5] =
-        ["HASHPIPE_CACHE", "HASHPIPE_CACHE_MAX_SIZE", "HASHPIPE_OUTPUT", "HASHPIPE_JOBS", "HASHPIPE_GPUS"];
+    const KNOWN: [&str; 6] = [
+        "HASHPIPE_CACHE",
+        "HASHPIPE_CACHE_MAX_SIZE",
+        "HASHPIPE_OUTPUT",
+        "HASHPIPE_JOBS",
+        "HASHPIPE_GPUS",
+        crate::schedule::FAKE_GPUS,
+    ];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
         name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
     });

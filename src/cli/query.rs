@@ -144,9 +144,9 @@ impl Database {
         let close = |id| id == task.id || plan.graph.needs(task.id).contains(&id);
         if let Some(standing) = standings.iter().find(|s| close(s.task) && s.state != State::Cached) {
             let name = &plan.task(standing.task).name;
-            return Err(Error::input(format!("`{name}` is not in the cache"))
-                .note(standing.because.clone())
-                .hint(format!("`hashpipe run {} --only {name}` makes it, with the same settings", plan.file.display())));
+            return Err(Error::input(format!("`{name}` is not in the cache")).note(standing.because.clone()).hint(
+                format!("`hashpipe run {} --only {name}` makes it, with the same settings", plan.file.display()),
+            ));
         }
         let results: Results = standings.into_iter().filter_map(|s| Some((s.task, s.made?))).collect();
         let contents = Judge::new(plan, store).judge(task, &results)?.contents;

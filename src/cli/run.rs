@@ -1,15 +1,20 @@
 //! `hashpipe run`: bring a pipeline up to date.
 
+use super::dry_run;
+use super::telling::{self, Telling};
 use super::{Folders, Pipeline};
-use crate::cache::{Actions, Results, Standing, State, Store, survey};
-use crate::error::{Error, Place, Result};
-use crate::plan::{Plan, Target, TaskId};
-use crate::report::{Screen, Summary, duration, materialise, plural, print, screen, table};
-use crate::schedule::{self, INTERRUPTS, Options, Outcome};
+use crate::cache::{Actions, Results, Store, Watch, survey};
+use crate::error::{Error, Kind, Result};
+use crate::plan::{Plan, TaskId};
+use crate::report::{Summary, duration, materialise, note, plural, print, screen};
+use crate::runs::Runs;
+use crate::schedule::{self, Asked, Gpus, INTERRUPTS, Machine, Options, Outcome, check_gpus};
 use clap::Args;
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::atomic::Ordering;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -20,9 +25,9 @@ pub(super) struct Arguments {
     /// Threads to use, shared by the tasks that run side by side [default: all cores]
     #[arg(long, short, value_name = "N", env = "HASHPIPE_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// GPUs to use: how many, or their numbers as in `0,2`
-    #[arg(long, value_name = "N", env = "HASHPIPE_GPUS", default_value = "0", value_parser = gpus)]
-    gpus: Gpus,
+    /// GPUs to use: how many, or their numbers as in `0,2` [default: all that the driver shows]
+    #[arg(long, value_name = "N", env = "HASHPIPE_GPUS")]
+    gpus: Option<Gpus>,
     /// Go on with what does not depend on a failure
     #[arg(long, short)]
     keep_going: bool,
@@ -44,61 +49,69 @@ pub(super) struct Arguments {
     /// Tell what happens as lines of JSON on standard output
     #[arg(long)]
     json: bool,
-}
-
-/// More than any machine has.
-const MOST_GPUS: usize = 1024;
-
-/// Slots of the GPUs to use.
-#[derive(Debug, Clone, Default)]
-struct Gpus(Vec<usize>);
-
-fn gpus(text: &str) -> Result<Gpus, String> {
-    let wrong = || format!("write a count up to {MOST_GPUS}, or numbers as in `0,2`");
-    let number = |text: &str| text.trim().parse().ok().filter(|n| *n <= MOST_GPUS).ok_or_else(wrong);
-    let numbers: BTreeSet<usize> = match text.contains(',') {
-        true => text.split(',').filter(|part| !part.trim().is_empty()).map(number).collect::<Result<_, _>>()?,
-        false => (0..number(text)?).collect(),
-    };
-    Ok(Gpus(numbers.into_iter().collect()))
+    /// Write what happens as lines of JSON to this file, too
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    events: Option<PathBuf>,
+    /// A line for every task, however many there are
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
-    if !arguments.gpus.0.is_empty() && !crate::device::can_use_gpus() {
-        crate::device::open(Some(arguments.gpus.0[0])).map_err(|e| e.at(Place::Argument("--gpus".into())))?;
-    }
     let plan = arguments.pipeline.plan()?;
+    check_gpus(arguments.gpus.as_ref(), plan.tasks.iter().map(schedule::use_of_gpu))?;
+    let asked = Asked { jobs: arguments.jobs.map(usize::from), gpus: arguments.gpus.clone(), host: plan.host };
+    let machine = Machine::find(&asked)?;
     let targets = targets(&plan, arguments)?;
     let force = select(&plan, &arguments.force)?;
     if arguments.dry_run {
-        return dry_run(&plan, &arguments.folders.reader(&plan), &targets, &force, arguments.json);
+        let store = arguments.folders.reader(&plan);
+        return dry_run::run(
+            &dry_run::Dry { plan: &plan, store: &store, machine: &machine },
+            &targets,
+            &force,
+            arguments.json,
+        );
     }
     let store = Store::open(&arguments.folders.cache(&plan))?;
     let output = arguments.folders.output(&plan);
-    watch_for_interrupts()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let watch = Arc::new(Watch::default());
+    watch_for_interrupts(watch.clone())?;
+    let runs = Runs::at(store.runs());
+    let record = telling::record(&plan, &arguments.pipeline, &targets);
+    let screen = screen(arguments.json, arguments.verbose);
+    let mut telling = Telling::new(&runs, record, arguments.events.as_deref(), screen)?;
+    for remark in &plan.remarks {
+        telling.say(&remark.render("warning"));
+    }
     let options = Options {
-        jobs: arguments.jobs.map_or(cores, usize::from),
-        gpus: arguments.gpus.0.clone(),
+        machine,
+        no_wait: arguments.no_wait,
+        watch,
+        run: telling.id(),
         keep_going: arguments.keep_going,
         targets,
         force,
-        no_wait: arguments.no_wait,
-        run: String::new(),
-        logs: output.join("log"),
+        logs: telling.logs(),
     };
-    let mut screen = screen(arguments.json);
-    let outcome = schedule::run(&plan, &store, &options, &mut |event| screen.show(event))?;
-    for warning in materialise(&plan, &store, &outcome.results, &output)? {
-        screen.say(&warning.render("warning"));
-    }
-    let actions = records(&plan, &store, &everything(&plan, &store, &outcome));
-    let summary = Summary::new(&plan, &actions, &output);
-    finish(&summary, &outcome, &output, arguments.json, screen.as_mut())?;
+    let outcome = match schedule::run(&plan, &store, &options, &mut |event| telling.tell(event)) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            telling.finish(error.kind().exit_code(), |_| None);
+            return Err(error);
+        }
+    };
+    let told = finish(&plan, &store, &outcome, &output, &mut telling, arguments.json);
+    let exit_code = told.as_ref().map_or_else(|error| error.kind().exit_code(), |()| outcome.exit_code());
+    let exit_code = if exit_code == Kind::Interrupted.exit_code() { stopped_code() } else { exit_code };
+    let actions = records(&plan, &store, &outcome.results);
+    let by_name: std::collections::HashMap<&str, _> =
+        actions.iter().map(|(id, action)| (plan.task(*id).name.as_str(), &action.metrics)).collect();
+    telling.finish(exit_code, |task| by_name.get(task).map(|metrics| (*metrics).clone()));
     if let Some(text) = super::cache::tidy(&arguments.folders.cache(&plan), &store) {
-        screen.say(&text);
+        note(&text);
     }
-    Ok(outcome.exit_code())
+    told.map(|()| exit_code)
 }
 
 /// The records of what is worth showing: commands that measure nothing are many and say nothing.
@@ -118,38 +131,48 @@ fn everything(plan: &Plan, store: &Store, outcome: &Outcome) -> Results {
     results
 }
 
-/// Writes the report, shows the table if anything ran, and says the last line.
-fn finish(summary: &Summary, outcome: &Outcome, output: &Path, json: bool, screen: &mut dyn Screen) -> Result<()> {
-    use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
+/// Brings `output/` up to date, shows the table if anything ran, and says the last line.
+fn finish(
+    plan: &Plan,
+    store: &Store,
+    outcome: &Outcome,
+    output: &Path,
+    telling: &mut Telling,
+    json: bool,
+) -> Result<()> {
+    for warning in materialise(plan, store, &outcome.results, output)? {
+        telling.say(&warning.render("warning"));
+    }
+    let summary = Summary::new(plan, &records(plan, store, &everything(plan, store, outcome)), output);
     let mut place = String::new();
     if !summary.is_empty() {
         place = format!("; {}", summary.write()?.display());
-        if json {
-            print(&summary.to_json().to_string());
-        } else if outcome.states.count(Done) > 0 {
+        telling.tell(&summary.to_event());
+        if !json && outcome.states.count(schedule::State::Done) > 0 {
             print(&summary.to_text());
         }
     }
+    let last = last_line(outcome, &place, &telling.logs());
+    telling.say(&last);
+    Ok(())
+}
+
+fn last_line(outcome: &Outcome, place: &str, logs: &Path) -> String {
+    use schedule::State::{Blocked, Cached, Done, Failed, Stopped};
     let count = |state| outcome.states.count(state);
-    let (ran, cached) = (count(Done), count(Cached));
+    let (ran, cached) = (count(Done), count(Cached) + count(schedule::State::Evicted));
     let problems: Vec<String> = [(Failed, "failed"), (Blocked, "blocked"), (Stopped, "stopped or not started")]
         .iter()
         .filter(|(state, _)| count(*state) > 0)
         .map(|(state, word)| format!("{} {word}", count(*state)))
         .collect();
     if ran == 0 && problems.is_empty() {
-        screen.say(&format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task")));
+        format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task"))
     } else if problems.is_empty() {
-        screen.say(&format!(
-            "hashpipe: ran {} in {}, {cached} cached{place}",
-            plural(ran, "task"),
-            duration(outcome.seconds)
-        ));
+        format!("hashpipe: ran {} in {}, {cached} cached{place}", plural(ran, "task"), duration(outcome.seconds))
     } else {
-        let logs = output.join("log");
-        screen.say(&format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display()));
+        format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display())
     }
-    Ok(())
 }
 
 /// What to bring up to date.
@@ -167,86 +190,29 @@ fn select(plan: &Plan, patterns: &[String]) -> Result<Vec<TaskId>> {
     Ok(found.concat())
 }
 
-/// Says what would run, and what is missing for it.
-fn dry_run(plan: &Plan, store: &Store, targets: &[TaskId], force: &[TaskId], json: bool) -> Result<u8> {
-    let standings = survey(plan, store, targets, force);
-    if json {
-        for standing in &standings {
-            print(&standing.to_json(plan, store).to_string());
-        }
-        return Ok(0);
-    }
-    let rows: Vec<Vec<String>> = standings
-        .iter()
-        .map(|standing| {
-            vec![would(standing).into(), plan.task(standing.task).name.clone(), standing.because.clone()]
-        })
-        .collect();
-    print(&table(&["would", "task", "because"], &rows));
-    needs(plan, &standings);
-    let count = |word: &str| standings.iter().filter(|standing| would(standing) == word).count();
-    print(&format!(
-        "\n{} cached, {} to run, {} not known before those ran, {} with missing files",
-        count("cached"),
-        count("run"),
-        count("unknown"),
-        count("missing")
-    ));
-    Ok(0)
+/// Set when the run was told to end by another signal than Ctrl-C's.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// The exit code of a run that was stopped.
+fn stopped_code() -> u8 {
+    /// 128 and the number of SIGTERM, as shells have it.
+    const TERMINATED_CODE: u8 = 143;
+    if TERMINATED.load(Ordering::SeqCst) { TERMINATED_CODE } else { Kind::Interrupted.exit_code() }
 }
 
-/// What a run would do with a task.
-fn would(standing: &Standing) -> &'static str {
-    match (standing.state, standing.runs) {
-        (State::Missing, _) => "missing",
-        (_, Some(true)) => "run",
-        (_, Some(false)) => "cached",
-        (_, None) => "unknown",
-    }
-}
-
-/// The files that tasks with missing inputs need, and where to get them.
-fn needs(plan: &Plan, standings: &[Standing]) {
-    let mut told = vec![];
-    for standing in standings.iter().filter(|standing| standing.state == State::Missing) {
-        let task = plan.task(standing.task);
-        let wanted =
-            (&task.stage, task.inputs.values().filter(|t| matches!(t, Target::Path { .. })).collect::<Vec<_>>());
-        if told.contains(&wanted) {
-            continue;
-        }
-        print(&format!("\n{} needs these files:", task.stage));
-        told.push(wanted);
-        let paths = task.inputs.values().filter_map(|target| match target {
-            Target::Path { path, .. } => Some(("named in the pipeline".to_string(), path.clone())),
-            Target::Output { .. } => None,
-        });
-        let rows: Vec<Vec<String>> = paths
-            .chain(task.step.needs(&plan.project))
-            .map(|(what, path)| {
-                let there = if path.exists() { "there" } else { "missing" };
-                vec![format!("  {there}"), path.display().to_string(), what]
-            })
-            .collect();
-        if rows.iter().all(|row| row[0].trim() == "there") {
-            // The folders are there; what is missing is inside.
-            print(&standing.error.as_ref().map_or(String::new(), |error| error.render("error")));
-        } else {
-            print(&table(&["  ", "path", "what it is"], &rows));
-        }
-        if let Some(obtain) = &task.obtain {
-            print(obtain.trim_end());
-        }
-    }
-}
-
-fn watch_for_interrupts() -> Result<()> {
+fn watch_for_interrupts(watch: Arc<Watch>) -> Result<()> {
     /// Presses after which nothing is waited for any more: the tasks end with their runner.
     const AT_ONCE: usize = 3;
-    ctrlc::set_handler(|| {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
-            std::process::exit(i32::from(crate::error::Kind::Interrupted.exit_code()));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Error::new(Kind::Io, format!("cannot watch for Ctrl-C: {e}")))?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            watch.stop();
+            TERMINATED.fetch_or(signal != SIGINT, Ordering::SeqCst);
+            if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {
+                std::process::exit(i32::from(stopped_code()));
+            }
         }
-    })
-    .map_err(|e| Error::new(crate::error::Kind::Io, format!("cannot watch for Ctrl-C: {e}")))
+    });
+    Ok(())
 }

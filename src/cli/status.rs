@@ -1,5 +1,6 @@
 //! `hashpipe status`: what is in the cache.
 
+use super::exit::WORK_TO_DO;
 use super::{Folders, Over, plan};
 use crate::cache::{Action, State, Store, survey};
 use crate::error::{Error, Result};
@@ -8,9 +9,6 @@ use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Exit code of `--check` when there is work to do.
-const WORK_TO_DO: u8 = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -73,8 +71,8 @@ fn one(arguments: &Arguments, file: &Path) -> Result<u8> {
             })
             .collect();
         print(&table(&["task", "state", "key", "made", "size", "because, or what it measured"], &rows));
-        let counts = State::ALL
-            .map(|state| (standings.iter().filter(|standing| standing.state == state).count(), state.word()));
+        let counts =
+            State::ALL.map(|state| (standings.iter().filter(|standing| standing.state == state).count(), state.word()));
         let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}"));
         print(&format!("\n{}", counts.collect::<Vec<_>>().join(", ")));
     }

@@ -4,13 +4,13 @@
 //! Defaults are those of the parameter structs. Knows the form of a pipeline file, not what its stages mean.
 
 mod layer;
+mod resources;
 
 pub use layer::Mark;
 
 use crate::error::{Error, Place, Result};
 use crate::names::{is_name, known_or_nearest};
 use layer::{Layer, Origin, Source};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,16 +53,6 @@ impl Places {
     }
 }
 
-/// What a stage may occupy, from `[resources]`: never part of a key.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Most threads of one task.
-    pub cpus: Option<usize>,
-    /// Most GPUs of one task: 0 keeps it off them.
-    pub gpus: Option<usize>,
-}
-
 impl Config {
     /// Reads a pipeline and everything laid over it.
     pub fn load(request: &Request) -> Result<Self> {
@@ -98,6 +88,7 @@ impl Config {
             config.name = format!("{}-{profile}", config.name);
         }
         errors.extend(config.fill_in_vars());
+        errors.extend(config.check_resources());
         match Error::all(errors) {
             Some(error) => Err(error),
             None => Ok(config),
@@ -125,14 +116,6 @@ impl Config {
         self.tree.get("obtain")?.get(kind)?.get(name)?.as_str()
     }
 
-    /// What tasks of a stage may occupy: `[resources]` names kinds or, more closely, `"kind.name"`.
-    pub fn limits(&self, kind: &str, name: &str) -> Limits {
-        let table = self.tree.get("resources");
-        let read = |key: &str| table?.get(key).and_then(|v| serde_json::from_value::<Limits>(v.clone()).ok());
-        let (wide, close) = (read(kind).unwrap_or_default(), read(&format!("{kind}.{name}")).unwrap_or_default());
-        Limits { cpus: close.cpus.or(wide.cpus), gpus: close.gpus.or(wide.gpus) }
-    }
-
     /// Faults outside the stage tables.
     fn check_top(&mut self) -> Vec<Error> {
         let mut errors = vec![];
@@ -154,15 +137,6 @@ impl Config {
         for key in ["vars", "profile", "resources", "obtain"] {
             if self.tree.get(key).is_some_and(|value| !value.is_object()) {
                 errors.push(Error::input(format!("`{key}` must be a table")).at(self.place(&[key], Mark::Key)));
-            }
-        }
-        for (name, value) in self.tree.get("resources").and_then(Value::as_object).into_iter().flatten() {
-            if let Err(e) = serde_json::from_value::<Limits>(value.clone()) {
-                errors.push(
-                    Error::input(format!("`[resources]` of `{name}`: {e}"))
-                        .at(self.place(&["resources", name], Mark::Key))
-                        .hint("write `train = { cpus = 2, gpus = 1 }`"),
-                );
             }
         }
         errors
@@ -243,18 +217,8 @@ impl Config {
     /// Names in `[resources]` and `[obtain]` that no stage has.
     pub fn unknown_subjects(&self, kinds: &[&str], ids: &[String]) -> Vec<Error> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let tables = |key: &str| self.tree.get(key).and_then(Value::as_object).into_iter().flatten();
-        let mut errors = vec![];
-        for (name, _) in
-            tables("resources").filter(|(name, _)| !kinds.contains(&name.as_str()) && !ids.contains(&name.as_str()))
-        {
-            let known: Vec<&str> = kinds.iter().chain(&ids).copied().collect();
-            let error = Error::input(format!("`[resources]` speaks of `{name}`, which is no kind and no stage"));
-            errors.push(
-                error.at(self.place(&["resources", name], Mark::Key)).hint(known_or_nearest(name, &known, "names")),
-            );
-        }
-        for (kind, texts) in tables("obtain") {
+        let mut errors = self.unknown_in_resources(kinds, &ids);
+        for (kind, texts) in self.tree.get("obtain").and_then(Value::as_object).into_iter().flatten() {
             for (name, text) in texts.as_object().into_iter().flatten() {
                 let (id, place) = (format!("{kind}.{name}"), self.place(&["obtain", kind, name], Mark::Key));
                 if !ids.contains(&id.as_str()) {

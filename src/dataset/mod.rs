@@ -2,12 +2,15 @@
 
 use crate::error::Result;
 
+mod breach;
 mod faults;
 mod list;
 mod loader;
 mod location;
+mod shards;
 pub mod source;
 
+pub use breach::queries_in_database;
 pub use list::{Item, List};
 pub use loader::{Images, eval_pixels};
 pub use location::Location;

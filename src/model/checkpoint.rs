@@ -10,8 +10,8 @@
 //! A file gets its name, and with it its checksum, when all of it is on disk. One that does not match its name, or is
 //! of another training, is removed and the one before it used.
 
+use super::record::Record;
 use super::tensor_file::{TensorFile, write};
-use super::train_loop::Record;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,41 @@ impl Progress {
     pub(super) fn new(training: String, records: Vec<Record>) -> Self {
         Self { format: FORMAT, training, records }
     }
+
+    /// What is written in an open file, if it is of this format.
+    pub(super) fn of(file: &TensorFile) -> Option<Self> {
+        toml::from_str(file.card()?).ok().filter(|progress: &Self| progress.format == FORMAT)
+    }
+
+    pub(super) fn is_of(&self, training: &str) -> bool {
+        self.training == training
+    }
+
+    pub(super) fn to_text(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+/// A training as it was after an epoch: opened files, from which tensors are read one by one.
+pub(super) struct Saved {
+    pub(super) progress: Progress,
+    /// What optimiser and loss remember, as `optimizer.*` and `loss.*`; and the weights as `model.*`, unless `model` is
+    /// there.
+    pub(super) state: TensorFile,
+    /// The weights under their own names.
+    pub(super) model: Option<TensorFile>,
+    /// Where it lies, if it is a checkpoint.
+    pub(super) checkpoint: Option<PathBuf>,
+}
+
+impl Saved {
+    /// The numbers of a weight.
+    pub(super) fn weight(&self, name: &str) -> Result<Vec<f32>> {
+        match &self.model {
+            Some(model) => model.read_f32(name),
+            None => self.state.read_f32(&format!("model.{name}")),
+        }
+    }
 }
 
 /// Writes a checkpoint and removes the ones that are no longer kept.
@@ -48,8 +83,7 @@ pub(super) fn save(dir: &Path, progress: &Progress, tensors: &[(String, Tensor)]
     fs::create_dir_all(dir).map_err(io)?;
     let file = File::create(&aside).map_err(io)?;
     let mut out = Hashed { out: BufWriter::new(&file), hasher: blake3::Hasher::new() };
-    write(&mut out, &toml::to_string(progress)?, tensors)
-        .map_err(|e| e.downcast().map_or_else(|e| e, |e| io(e).into()))?;
+    write(&mut out, &progress.to_text()?, tensors).map_err(|e| e.downcast().map_or_else(|e| e, |e| io(e).into()))?;
     out.flush().map_err(io)?;
     let hash = out.hasher.finalize();
     drop(out);
@@ -64,15 +98,25 @@ pub(super) fn save(dir: &Path, progress: &Progress, tensors: &[(String, Tensor)]
     Ok(path)
 }
 
-/// The newest whole checkpoint of this training, and its place; removes those that are not.
-pub(super) fn newest(dir: &Path, training: &str) -> Result<Option<(PathBuf, Progress, TensorFile)>> {
+/// The newest whole checkpoint of this training, of at most so many epochs; removes those that are not.
+pub(super) fn newest(dir: &Path, training: &str, epochs: usize) -> Result<Option<Saved>> {
     for path in list(dir)? {
-        match read(&path, training) {
-            Some((progress, file)) => return Ok(Some((path, progress, file))),
+        match read(&path, training).filter(|saved| saved.progress.records.len() <= epochs) {
+            Some(saved) => return Ok(Some(saved)),
             None => fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?,
         }
     }
     Ok(None)
+}
+
+/// The last epoch that a training could go on after, as far as can be told in a moment: the newest file that has all its
+/// bytes, whether or not they are still the right ones. Changes nothing.
+pub fn finished_epochs(dir: &Path) -> Option<usize> {
+    list(dir).ok()?.into_iter().find_map(|path| {
+        let (epoch, _) = name_parts(&path)?;
+        let progress = Progress::of(&TensorFile::open(&path).ok()?)?;
+        (progress.records.len() == epoch).then_some(epoch)
+    })
 }
 
 /// Checkpoints by name, the newest first.
@@ -99,17 +143,22 @@ fn name_parts(path: &Path) -> Option<(usize, &str)> {
 }
 
 /// A checkpoint if it is whole and of this training.
-fn read(path: &Path, training: &str) -> Option<(Progress, TensorFile)> {
+fn read(path: &Path, training: &str) -> Option<Saved> {
     let (epoch, hash) = name_parts(path)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path).ok()?).ok()?;
-    if hasher.finalize().to_hex().as_str() != hash {
+    if digest(path).ok()? != hash {
         return None;
     }
-    let file = TensorFile::open(path).ok()?;
-    let progress: Progress = toml::from_str(file.card()?).ok()?;
-    let ours = progress.format == FORMAT && progress.training == training && progress.records.len() == epoch;
-    ours.then_some((progress, file))
+    let state = TensorFile::open(path).ok()?;
+    let progress = Progress::of(&state)?;
+    let ours = progress.is_of(training) && progress.records.len() == epoch;
+    ours.then_some(Saved { progress, state, model: None, checkpoint: Some(path.to_path_buf()) })
+}
+
+/// blake3 of a file, in hex.
+pub(super) fn digest(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Writes on and hashes what went through.
@@ -148,7 +197,7 @@ mod tests {
     }
 
     fn epoch_of(dir: &Path, training: &str) -> Option<usize> {
-        newest(dir, training).unwrap().map(|(_, progress, _)| progress.records.len())
+        newest(dir, training, 100).unwrap().map(|saved| saved.progress.records.len())
     }
 
     #[test]
@@ -159,9 +208,9 @@ mod tests {
             save_epoch(dir.path(), epoch);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        let (_, progress, file) = newest(dir.path(), "this").unwrap().unwrap();
-        assert_eq!(progress.records, (1..=11).map(record).collect::<Vec<_>>());
-        assert_eq!(file.read_f32("model.a").unwrap(), [1.0; 4]);
+        let saved = newest(dir.path(), "this", 11).unwrap().unwrap();
+        assert_eq!(saved.progress.records, (1..=11).map(record).collect::<Vec<_>>());
+        assert_eq!(saved.weight("a").unwrap(), [1.0; 4]);
     }
 
     #[test]
@@ -173,8 +222,27 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&damaged, bytes).unwrap();
         fs::write(dir.path().join("writing.tmp"), "half").unwrap();
+        assert_eq!(finished_epochs(dir.path()), Some(2), "a look does not read all of it");
         assert_eq!(epoch_of(dir.path(), "this"), Some(1));
         assert!(!damaged.exists());
+    }
+
+    #[test]
+    fn a_look_tells_the_last_epoch_and_changes_nothing() {
+        let dir = TempDir::new().unwrap();
+        assert_eq!(finished_epochs(&dir.path().join("absent")), None);
+        assert_eq!(finished_epochs(dir.path()), None);
+        save_epoch(dir.path(), 36);
+        let newest = save_epoch(dir.path(), 37);
+        assert_eq!(finished_epochs(dir.path()), Some(37));
+        let whole = fs::read(&newest).unwrap();
+        for part in [0, 7, 100, whole.len() - 1] {
+            fs::write(&newest, &whole[..part]).unwrap();
+            assert_eq!(finished_epochs(dir.path()), Some(36), "{part} of {} bytes", whole.len());
+        }
+        fs::write(&newest, "garbage").unwrap();
+        assert_eq!(finished_epochs(dir.path()), Some(36));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
@@ -182,5 +250,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         save_epoch(dir.path(), 1);
         assert_eq!(epoch_of(dir.path(), "another"), None);
+    }
+
+    #[test]
+    fn one_of_more_epochs_than_are_wanted_is_not_used() {
+        let dir = TempDir::new().unwrap();
+        save_epoch(dir.path(), 1);
+        save_epoch(dir.path(), 2);
+        assert_eq!(newest(dir.path(), "this", 1).unwrap().unwrap().progress.records.len(), 1);
     }
 }

@@ -10,16 +10,16 @@ use candle_core::Device;
 /// Receives the images' positions and their logits, row-major, batch by batch.
 pub type Sink<'a> = dyn FnMut(&[u32], &[f32]) -> anyhow::Result<()> + 'a;
 
-/// Runs the network over all images without augmentation; stops at the first error of `examples` or `sink`.
+/// Runs the network over batches of images without augmentation; stops at the first error of `examples` or `sink`.
+///
+/// An image's logits do not depend on the images beside it, nor on how many there are.
 pub fn encode(
     model: &HashModel,
     examples: &dyn Examples,
-    batch: usize,
+    batches: Vec<Vec<u32>>,
     device: &Device,
     sink: &mut Sink,
 ) -> anyhow::Result<()> {
-    let order: Vec<u32> = (0..u32::try_from(examples.len())?).collect();
-    let batches = order.chunks(batch.max(1)).map(<[u32]>::to_vec).collect();
     for batch in examples.batches(batches, None) {
         let batch = batch?;
         let xs = model.images(batch.pixels, batch.index.len(), device)?;
@@ -43,24 +43,41 @@ mod tests {
     use crate::model::backbone::small::Small;
     use crate::model::testing::Shapes;
 
-    #[test]
-    fn every_image_is_encoded_once_in_its_place() {
-        let spec = BackboneSpec::Small(Small { channels: vec![4], width: 8, dropout: 0.5 });
-        let model = HashModel::seeded(&spec, 6, 16, 1, &Device::Cpu).unwrap();
-        let run = |batch: usize| {
-            let (mut index, mut logits) = (vec![], vec![]);
-            let mut sink = |images: &[u32], values: &[f32]| {
-                assert!(images.len() <= batch && values.len() == images.len() * 6);
-                index.extend_from_slice(images);
-                logits.extend_from_slice(values);
-                Ok(())
-            };
-            encode(&model, &Shapes::new(11, 16, 5), batch, &Device::Cpu, &mut sink).unwrap();
-            assert_eq!(index, (0..11).collect::<Vec<u32>>());
-            logits
+    /// Logits of the images in `order`, in batches of this size, each under its position in the list.
+    fn run(model: &HashModel, data: &Shapes, order: &[u32], batch: usize) -> Vec<Vec<u32>> {
+        let mut logits = vec![vec![]; data.len()];
+        let mut sink = |images: &[u32], values: &[f32]| {
+            assert!(images.len() <= batch && values.len() == images.len() * model.bits());
+            for (image, values) in images.iter().zip(values.chunks_exact(model.bits())) {
+                let bits = values.iter().map(|value| value.to_bits()).collect();
+                assert!(std::mem::replace(&mut logits[*image as usize], bits).is_empty(), "image {image} twice");
+            }
+            Ok(())
         };
-        let (by_four, at_once) = (run(4), run(11));
-        assert!(by_four.iter().zip(&at_once).all(|(a, b)| (a - b).abs() < 1e-5));
+        let batches = order.chunks(batch).map(<[u32]>::to_vec).collect();
+        encode(model, data, batches, &Device::Cpu, &mut sink).unwrap();
+        logits
+    }
+
+    #[test]
+    fn logits_depend_on_the_image_alone() {
+        // Wide and narrow layers: products of different sizes are added up in different ways.
+        for (width, bits) in [(8, 6), (700, 48)] {
+            let spec = BackboneSpec::Small(Small { channels: vec![4, 40], width, dropout: 0.5 });
+            let model = HashModel::seeded(&spec, bits, 24, 1, &Device::Cpu).unwrap();
+            let data = Shapes::new(70, 24, 5);
+            let order: Vec<u32> = (0..70).collect();
+            let expected = run(&model, &data, &order, 70);
+            assert!(expected.iter().all(|logits| logits.len() == bits));
+            for batch in [1, 2, 3, 5, 8, 16, 31, 32, 33, 64, 65, 69] {
+                assert!(run(&model, &data, &order, batch) == expected, "width {width}, batches of {batch}");
+            }
+            let backwards: Vec<u32> = (0..70).rev().collect();
+            assert!(run(&model, &data, &backwards, 9) == expected, "width {width}, backwards");
+            let alone = data.batches(vec![vec![3]], None).next().unwrap().unwrap();
+            let alone: Vec<u32> = logits(&model, alone.pixels).unwrap().iter().map(|value| value.to_bits()).collect();
+            assert_eq!(alone, expected[3]);
+        }
     }
 
     #[test]
@@ -68,7 +85,7 @@ mod tests {
         let spec = BackboneSpec::Small(Small { channels: vec![4], width: 8, dropout: 0.0 });
         let model = HashModel::seeded(&spec, 6, 16, 1, &Device::Cpu).unwrap();
         let mut sink = |_: &[u32], _: &[f32]| anyhow::bail!("full");
-        let result = encode(&model, &Shapes::new(4, 16, 5), 2, &Device::Cpu, &mut sink);
+        let result = encode(&model, &Shapes::new(4, 16, 5), vec![vec![0, 1], vec![2, 3]], &Device::Cpu, &mut sink);
         assert_eq!(result.unwrap_err().to_string(), "full");
     }
 }

@@ -36,6 +36,10 @@ impl Conv {
     }
 }
 
+/// Rows that a linear layer takes at once outside training. Smaller costs reading the weights more often; larger, work
+/// for rows that are not there when there is one image only.
+const BLOCK: usize = 32;
+
 /// A linear layer with bias, and ReLU where asked.
 pub(super) struct Linear {
     weight: Var,
@@ -61,8 +65,25 @@ impl Linear {
     }
 
     pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op)
+        let (weight, bias) = (value(&self.weight, mode), value(&self.bias, mode));
+        match mode {
+            Mode::Train { .. } => xs.apply_op3(&weight, &bias, self.op),
+            Mode::Eval => in_blocks(xs, |block| block.apply_op3(&weight, &bias, self.op)),
+        }
     }
+}
+
+/// Passes rows on in blocks of one size, the last filled up with zeros: in which order a product is added up depends on
+/// its size, and an image's code must not depend on how many others are encoded with it.
+fn in_blocks(xs: &Tensor, layer: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Tensor> {
+    let rows = xs.dim(0)?;
+    let block = |start: usize| {
+        let count = BLOCK.min(rows - start);
+        let filled = xs.narrow(0, start, count)?.pad_with_zeros(0, 0, BLOCK - count)?.contiguous()?;
+        layer(&filled)?.narrow(0, 0, count)
+    };
+    let blocks = (0..rows).step_by(BLOCK).map(block).collect::<candle_core::Result<Vec<_>>>()?;
+    Tensor::cat(&blocks, 0)
 }
 
 /// A parameter as the mode needs it: outside training nothing is recorded, and memory is freed layer by layer.

@@ -3,19 +3,26 @@
 pub mod backbone;
 mod checkpoint;
 mod encode;
+mod finished;
 mod layers;
 pub mod loss;
 mod net;
 pub mod optim;
 mod parameters;
+mod recipe;
+mod record;
 pub mod schedule;
 mod tensor_file;
 mod train_loop;
 pub mod weights;
 
+pub use checkpoint::finished_epochs;
 pub use encode::{Sink, encode, logits};
+pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, Mode};
-pub use train_loop::{Recipe, Record, Tick, Trained, Watch, train};
+pub use recipe::Recipe;
+pub use record::{Record, Tick};
+pub use train_loop::{Files, Trained, Watch, train};
 
 use crate::error::{Error, Kind};
 

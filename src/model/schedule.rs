@@ -9,6 +9,10 @@ use std::num::NonZeroUsize;
 pub trait Schedule {
     /// What the learning rate is multiplied by in an epoch; epochs count from 1.
     fn factor(&self, epoch: usize) -> f64;
+
+    /// Whether what it says of an epoch depends on how many there will be: then a finished training cannot be made
+    /// longer. No default, so that whoever writes a schedule decides.
+    fn looks_ahead(&self) -> bool;
 }
 
 choices! {
@@ -68,6 +72,10 @@ impl Schedule for Step {
         };
         self.factor.powi(i32::try_from(t / self.every).unwrap_or(i32::MAX))
     }
+
+    fn looks_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// One rate for all epochs.
@@ -78,6 +86,10 @@ pub struct Constant {}
 impl Schedule for Constant {
     fn factor(&self, _epoch: usize) -> f64 {
         1.0
+    }
+
+    fn looks_ahead(&self) -> bool {
+        false
     }
 }
 

@@ -1,13 +1,14 @@
 //! The training: epochs of shuffled batches, a checkpoint after each, and the same bytes in the end however often it
 //! was stopped.
 
-use super::backbone::BackboneSpec;
-use super::checkpoint::{self, Progress};
-use super::loss::{Loss, LossSpec, Sizes, Step};
+use super::checkpoint::{self, Progress, Saved};
+use super::finished::{self, Shorter};
+use super::loss::{Loss, Sizes, Step};
 use super::net::{HashModel, Mode};
-use super::optim::{Optimizer, OptimizerSpec};
+use super::optim::Optimizer;
 use super::parameters::Init;
-use super::schedule::ScheduleSpec;
+use super::recipe::Recipe;
+use super::record::{Record, Tick};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
 use crate::dataset::{Augment, Batch, Examples};
@@ -15,56 +16,20 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::host;
 use crate::seeded;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Everything about a training but its data and first weights.
-#[derive(Debug, Clone, Serialize)]
-pub struct Recipe {
-    /// Length of the codes.
-    pub bits: usize,
-    pub epochs: usize,
-    /// Images per step; the last step of an epoch takes what is left.
-    pub batch: usize,
-    pub seed: u64,
-    pub backbone: BackboneSpec,
-    pub loss: LossSpec,
-    pub optimizer: OptimizerSpec,
-    pub schedule: ScheduleSpec,
-    /// Crop at random places.
-    pub crop: bool,
-    /// Mirror half of the images.
-    pub flip: bool,
-}
-
-/// How far a training is; sent after every step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tick {
-    pub epoch: usize,
-    pub epochs: usize,
-    /// Steps done of this epoch.
-    pub step: usize,
-    pub steps: usize,
-    /// Of this step's batch.
-    pub loss: f64,
-    pub lr: f64,
-    pub scale: f64,
-    /// Since the epoch began.
-    pub images_per_second: f64,
-}
-
-/// What is remembered of an epoch. All but the last two are the same in every run of one recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub epoch: usize,
-    /// Mean over the images.
-    pub loss: f64,
-    pub lr: f64,
-    pub scale: f64,
-    pub images: usize,
-    pub seconds: f64,
-    pub images_per_second: f64,
+/// What a training reads and writes beside its images.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// Weights to start from.
+    pub pretrained: Option<&'a Path>,
+    /// Digests of the list and of whatever else decides the result beside the recipe.
+    pub given: &'a [String],
+    /// Folder of checkpoints, of this training alone.
+    pub scratch: &'a Path,
+    /// Goes on from here if there is no checkpoint.
+    pub shorter: Option<&'a Shorter>,
 }
 
 /// A finished training.
@@ -73,40 +38,43 @@ pub struct Trained {
     pub records: Vec<Record>,
     /// Tensors of the pretrained file that the backbone has no place for; empty after a resume.
     pub unused: Vec<String>,
+    /// How many epochs a shorter training had done.
+    pub extended: usize,
+    /// Why the shorter training that was offered could not be used.
+    pub refused: Option<Error>,
+    name: String,
+    memory: Vec<(String, Tensor)>,
+}
+
+impl Trained {
+    /// Writes what a longer training needs beside the model.
+    pub fn save_state(&self, path: &Path) -> anyhow::Result<()> {
+        let records = self.records.iter().map(Record::without_times);
+        finished::write(path, &Progress::new(self.name.clone(), records.collect()), &self.memory)
+    }
 }
 
 /// Is told of every step; an error stops the training, to be resumed from the last finished epoch.
 pub type Watch<'a> = dyn FnMut(&Tick) -> anyhow::Result<()> + 'a;
 
-/// Trains a network, or goes on from the newest checkpoint in `scratch`, which must belong to this training alone.
+/// Trains a network, or goes on from the newest checkpoint or from a shorter training, whichever there is.
 pub fn train(
     recipe: &Recipe,
     examples: &dyn Examples,
-    pretrained: Option<&Path>,
+    files: &Files,
     device: &Device,
-    scratch: &Path,
     watch: &mut Watch,
 ) -> anyhow::Result<Trained> {
-    check(recipe, examples)?;
-    let mut training = Training::start(Data { recipe, examples, device, scratch }, pretrained)?;
+    recipe.check(examples)?;
+    let name = recipe.name(examples, files.given)?;
+    let mut training = Training::start(Data { recipe, examples, device, name: &name, scratch: files.scratch }, files)?;
     while training.records.len() < recipe.epochs {
         training.epoch(watch)?;
         training.save()?;
     }
-    Ok(Trained { model: training.model, records: training.records, unused: training.unused })
-}
-
-fn check(recipe: &Recipe, examples: &dyn Examples) -> Result<()> {
-    for (key, value) in [("epochs", recipe.epochs), ("batch", recipe.batch)] {
-        if value == 0 {
-            return Err(Error::input(format!("`{key}` must be at least 1")));
-        }
-    }
-    if examples.is_empty() || examples.classes() == 0 {
-        let (images, classes) = (examples.len(), examples.classes());
-        return Err(Error::data(format!("cannot train on {images} images of {classes} classes")));
-    }
-    Ok(())
+    let memory = training.memory()?;
+    let Training { model, records, unused, extended, refused, .. } = training;
+    Ok(Trained { model, records, unused, extended, refused, name, memory })
 }
 
 /// What a training is given.
@@ -115,19 +83,11 @@ struct Data<'a> {
     recipe: &'a Recipe,
     examples: &'a dyn Examples,
     device: &'a Device,
+    name: &'a str,
     scratch: &'a Path,
 }
 
 impl Data<'_> {
-    /// A name for checkpoints: a training whose recipe or sizes differ is another one.
-    fn name(&self) -> Result<String> {
-        let examples = self.examples;
-        let parts = (self.recipe, examples.len(), examples.classes(), examples.side());
-        let text = serde_json::to_vec(&parts)
-            .map_err(|e| Error::new(Kind::Stage, "cannot write down the recipe").note(e.to_string()))?;
-        Ok(blake3::hash(&text).to_hex().to_string())
-    }
-
     fn steps(&self) -> usize {
         self.examples.len().div_ceil(self.recipe.batch)
     }
@@ -143,6 +103,8 @@ struct Training<'a> {
     records: Vec<Record>,
     checkpoint: Option<PathBuf>,
     unused: Vec<String>,
+    extended: usize,
+    refused: Option<Error>,
 }
 
 /// What holds for all steps of one epoch.
@@ -154,26 +116,34 @@ struct Epoch {
 }
 
 impl<'a> Training<'a> {
-    fn start(data: Data<'a>, pretrained: Option<&Path>) -> Result<Self> {
-        match checkpoint::newest(data.scratch, &data.name()?)? {
-            Some((path, progress, file)) => Self::resume(data, path, progress, &file),
-            None => {
-                let Data { recipe, examples, device, .. } = data;
-                let model = HashModel::seeded(&recipe.backbone, recipe.bits, examples.side(), recipe.seed, device)?;
-                let unused = pretrained.map_or(Ok(vec![]), |path| load_pretrained(&model, path))?;
-                Ok(Self { unused, ..Self::with_model(data, model)? })
-            }
+    /// From a checkpoint, or else from a shorter training, or else from nothing.
+    fn start(data: Data<'a>, files: &Files) -> Result<Self> {
+        if let Some(saved) = checkpoint::newest(data.scratch, data.name, data.recipe.epochs)? {
+            return Self::resume(data, saved);
         }
+        let Some(shorter) = files.shorter else { return Self::from_nothing(data, files.pretrained) };
+        let extended = finished::read(shorter, data.name, data.recipe.epochs).and_then(|saved| {
+            let training = Self::resume(data, saved)?;
+            Ok(Self { extended: training.records.len(), ..training })
+        });
+        extended.or_else(|error| Ok(Self { refused: Some(error), ..Self::from_nothing(data, files.pretrained)? }))
     }
 
-    fn resume(data: Data<'a>, path: PathBuf, progress: Progress, file: &TensorFile) -> Result<Self> {
+    fn from_nothing(data: Data<'a>, pretrained: Option<&Path>) -> Result<Self> {
         let Data { recipe, examples, device, .. } = data;
-        let mut source = |name: &str, _: &[usize], _: Init| file.read_f32(&format!("model.{name}"));
+        let model = HashModel::seeded(&recipe.backbone, recipe.bits, examples.side(), recipe.seed, device)?;
+        let unused = pretrained.map_or(Ok(vec![]), |path| load_pretrained(&model, path))?;
+        Ok(Self { unused, ..Self::with_model(data, model)? })
+    }
+
+    fn resume(data: Data<'a>, saved: Saved) -> Result<Self> {
+        let Data { recipe, examples, device, .. } = data;
+        let mut source = |name: &str, _: &[usize], _: Init| saved.weight(name);
         let model = HashModel::build(&recipe.backbone, recipe.bits, examples.side(), device, &mut source)?;
         let mut training = Self::with_model(data, model)?;
-        training.optimizer.load_state(&state_of(file, "optimizer.")?).map_err(super::tensor_error)?;
-        training.loss.load_state(&state_of(file, "loss.")?).map_err(super::tensor_error)?;
-        Ok(Self { records: progress.records, checkpoint: Some(path), ..training })
+        training.optimizer.load_state(&state_of(&saved.state, "optimizer.")?).map_err(super::tensor_error)?;
+        training.loss.load_state(&state_of(&saved.state, "loss.")?).map_err(super::tensor_error)?;
+        Ok(Self { records: saved.progress.records, checkpoint: saved.checkpoint, ..training })
     }
 
     fn with_model(data: Data<'a>, model: HashModel) -> Result<Self> {
@@ -181,7 +151,8 @@ impl<'a> Training<'a> {
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
         let loss = recipe.loss.builder().build(sizes)?;
         let optimizer = recipe.optimizer.builder().build(model.parameters())?;
-        Ok(Self { data, model, loss, optimizer, records: vec![], checkpoint: None, unused: vec![] })
+        let (records, checkpoint, unused, refused) = (vec![], None, vec![], None);
+        Ok(Self { data, model, loss, optimizer, records, checkpoint, unused, extended: 0, refused })
     }
 
     /// One pass over the images, in an order and with an augmentation that the seed and the epoch decide.
@@ -291,17 +262,22 @@ impl<'a> Training<'a> {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        let parameters = self.model.parameters().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-        let parts =
-            [("model", parameters.collect()), ("optimizer", self.optimizer.state()), ("loss", self.loss.state()?)];
-        let tensors: Vec<(String, Tensor)> = parts
-            .into_iter()
-            .flat_map(|(part, named)| named.into_iter().map(move |(name, t)| (format!("{part}.{name}"), t)))
-            .collect();
-        let progress = Progress::new(self.data.name()?, self.records.clone());
+        let weights = self.model.parameters().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        let tensors = [named("model", weights.collect()), self.memory()?].concat();
+        let progress = Progress::new(self.data.name.to_string(), self.records.clone());
         self.checkpoint = Some(checkpoint::save(self.data.scratch, &progress, &tensors)?);
         Ok(())
     }
+
+    /// What a training that goes on needs beside the weights.
+    fn memory(&self) -> anyhow::Result<Vec<(String, Tensor)>> {
+        Ok([named("optimizer", self.optimizer.state()), named("loss", self.loss.state()?)].concat())
+    }
+}
+
+/// The tensors of one part of a checkpoint, with the part in front of their names.
+fn named(part: &str, tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    tensors.into_iter().map(|(name, tensor)| (format!("{part}.{name}"), tensor)).collect()
 }
 
 /// The tensors of one part of a checkpoint, without the part's prefix.
@@ -311,15 +287,19 @@ fn state_of(file: &TensorFile, prefix: &str) -> Result<Vec<(String, Tensor)>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::image::Transform;
     use crate::model::testing::Shapes;
     use crate::model::weights::{Card, save};
     use tempfile::TempDir;
 
+    pub(crate) fn files<'a>(scratch: &'a Path, shorter: Option<&'a Shorter>) -> Files<'a> {
+        Files { pretrained: None, given: &[], scratch, shorter }
+    }
+
     /// Three epochs of three steps, the last one partial; dropout and augmentation on.
-    fn recipe() -> Recipe {
+    pub(crate) fn recipe() -> Recipe {
         Recipe {
             bits: 12,
             epochs: 3,
@@ -335,16 +315,16 @@ mod tests {
         }
     }
 
-    fn shapes() -> Shapes {
+    pub(crate) fn shapes() -> Shapes {
         Shapes::new(40, 16, 3)
     }
 
     fn run(recipe: &Recipe, scratch: &Path, watch: &mut Watch) -> anyhow::Result<Trained> {
-        train(recipe, &shapes(), None, &Device::Cpu, scratch, watch)
+        train(recipe, &shapes(), &files(scratch, None), &Device::Cpu, watch)
     }
 
     /// The bytes of the trained network's file, and its records without the times.
-    fn bytes(trained: &Trained) -> (Vec<u8>, Vec<(usize, u64, u64)>) {
+    pub(crate) fn bytes(trained: &Trained) -> (Vec<u8>, Vec<(usize, u64, u64)>) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let card = Card::new(recipe().backbone, 12, Transform::imagenet(20, 16), vec![]);
         save(file.path(), &trained.model, &card).unwrap();
@@ -377,6 +357,52 @@ mod tests {
         assert!(bytes(&again) == expected);
     }
 
+    /// What a kill can leave in the folder of checkpoints, whenever it comes: each is made out of what the folder held
+    /// after every epoch.
+    #[test]
+    fn a_training_killed_while_it_saves_ends_in_the_same_bytes() {
+        let (whole, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let mut seen = vec![];
+        let expected = run(&recipe(), whole.path(), &mut |_| {
+            for entry in std::fs::read_dir(whole.path()).into_iter().flatten().map(Result::unwrap) {
+                let copy = kept.path().join(entry.file_name());
+                if !copy.exists() {
+                    std::fs::copy(entry.path(), &copy).unwrap();
+                    seen.push(copy);
+                }
+            }
+            Ok(())
+        });
+        let expected = bytes(&expected.unwrap());
+        let [first, second] = &seen[..] else { panic!("two checkpoints before the last epoch, not {seen:?}") };
+        let bytes_of = |path: &PathBuf| std::fs::read(path).unwrap();
+        let mut draw = seeded::stream(1, "kills", &[]);
+        for case in 0..40 {
+            let scratch = TempDir::new().unwrap();
+            let put = |path: &PathBuf, bytes: &[u8]| {
+                std::fs::write(scratch.path().join(path.file_name().unwrap()), bytes).unwrap();
+            };
+            let aside = PathBuf::from("writing.tmp");
+            let half = bytes_of(second)[..draw.below(bytes_of(second).len())].to_vec();
+            match case % 5 {
+                // Killed while the first was written, while the second was, between its writing and its renaming.
+                0 => put(&aside, &half),
+                1 => [put(first, &bytes_of(first)), put(&aside, &half)].into_iter().collect(),
+                2 => [put(first, &bytes_of(first)), put(&aside, &bytes_of(second))].into_iter().collect(),
+                // Renamed, but its content not on disk when the power went; and alone.
+                3 => [put(first, &bytes_of(first)), put(second, &half)].into_iter().collect(),
+                _ => put(second, &bytes_of(second)),
+            }
+            let mut began = None;
+            let resumed = run(&recipe(), scratch.path(), &mut |tick| {
+                began.get_or_insert(tick.epoch);
+                Ok(())
+            });
+            assert_eq!(began, Some([1, 2, 2, 2, 3][case % 5]));
+            assert!(bytes(&resumed.unwrap()) == expected, "case {case}");
+        }
+    }
+
     #[test]
     fn shapes_are_learnt() {
         let scratch = TempDir::new().unwrap();
@@ -389,7 +415,7 @@ mod tests {
             ..recipe()
         };
         let data = Shapes::new(200, 16, 3);
-        let trained = train(&recipe, &data, None, &Device::Cpu, scratch.path(), &mut |_| Ok(())).unwrap();
+        let trained = train(&recipe, &data, &files(scratch.path(), None), &Device::Cpu, &mut |_| Ok(())).unwrap();
         let losses: Vec<f64> = trained.records.iter().map(|record| record.loss).collect();
         // Codes that say nothing cost 2 ln 2 = 1.386.
         assert!(losses.last().is_some_and(|&last| last < 1.2), "{losses:?}");
@@ -450,7 +476,8 @@ mod tests {
         {
             assert!(run(&wrong, scratch.path(), &mut |_| Ok(())).is_err());
         }
-        let nothing = train(&recipe(), &Shapes::new(0, 16, 1), None, &Device::Cpu, scratch.path(), &mut |_| Ok(()));
+        let nothing = Shapes::new(0, 16, 1);
+        let nothing = train(&recipe(), &nothing, &files(scratch.path(), None), &Device::Cpu, &mut |_| Ok(()));
         assert!(nothing.is_err());
     }
 }

@@ -5,7 +5,7 @@ use super::net::{HashModel, is_of_hash_layer};
 use super::parameters::Init;
 use super::tensor_error;
 use super::tensor_file::{TensorFile, write};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::Transform;
 use anyhow::Context;
 use candle_core::{Device, Tensor};
@@ -34,6 +34,13 @@ pub struct Card {
 impl Card {
     pub fn new(backbone: BackboneSpec, bits: usize, transform: Transform, classes: Vec<String>) -> Self {
         Self { format: FORMAT, backbone, bits, transform, classes }
+    }
+
+    /// blake3 of what is done to an image, in hex.
+    pub fn transform_digest(&self) -> Result<String> {
+        let text = serde_json::to_vec(&self.transform)
+            .map_err(|e| Error::new(Kind::Stage, "cannot write down the transform").note(e.to_string()))?;
+        Ok(blake3::hash(&text).to_hex().to_string())
     }
 }
 
@@ -66,6 +73,11 @@ pub fn load(path: &Path, device: &Device) -> Result<(HashModel, Card)> {
         Some(name) => Err(unfit(path).note(format!("the network has no parameter `{name}`"))),
         None => Ok((model, card)),
     }
+}
+
+/// Reads a network's card alone.
+pub fn card(path: &Path) -> Result<Card> {
+    read_card(&TensorFile::open(path)?, path)
 }
 
 fn read_card(file: &TensorFile, path: &Path) -> Result<Card> {
@@ -126,7 +138,6 @@ fn mismatch(file: &TensorFile, name: &str, expected: &[usize]) -> Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use crate::model::Mode;
     use crate::model::backbone::small::Small;
     use candle_core::DType;

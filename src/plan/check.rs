@@ -78,6 +78,7 @@ impl Walk<'_> {
                     self.add(error.note(format!("expected {}", shape.expected())), path, Mark::Key);
                 }
             },
+            (Shape::Wants, _) => {}
             (Shape::Words, Value::Array(words)) => {
                 for (i, word) in words.iter().enumerate() {
                     path.push(i.to_string());

@@ -8,7 +8,8 @@ mod target;
 
 pub use graph::Graph;
 
-use crate::config::{Config, Limits, Mark, Places};
+use crate::amounts::{Host, Wants};
+use crate::config::{Config, Mark, Places};
 use crate::error::{Error, Place, Result};
 use crate::names::known_or_nearest;
 use crate::stage::{Kind, Ref, Stage};
@@ -37,7 +38,8 @@ pub struct Task {
     pub params: Value,
     /// What each reference means, by its text.
     pub inputs: BTreeMap<String, Target>,
-    pub limits: Limits,
+    /// What it occupies while it runs.
+    pub wants: Wants,
     /// Outputs that are put at a path of the user's.
     pub puts: Vec<(String, PathBuf)>,
     /// How to get what it needs, in the pipeline's words.
@@ -56,6 +58,8 @@ pub struct Plan {
     pub pipeline: String,
     pub file: PathBuf,
     pub project: PathBuf,
+    /// What the machine has, in the file's words.
+    pub host: Host,
     /// In an order in which each comes after what it needs.
     pub tasks: Vec<Task>,
     pub graph: Graph,

@@ -25,6 +25,7 @@ pub(super) fn plan(config: &Config) -> Result<Plan> {
             pipeline: config.name.clone(),
             file: config.file.clone(),
             project: config.project.clone(),
+            host: config.host(),
             tasks: planner.tasks,
             graph: planner.graph,
             remarks: planner.remarks,
@@ -92,8 +93,12 @@ impl<'a> Planner<'a> {
                     match misnamed(config, kind, name, table) {
                         Some(fault) => faults.push(fault),
                         None => {
-                            found = shape.as_ref().map(|s| check::check(config, kind.name, name, s, table)).unwrap_or_default();
+                            found = shape
+                                .as_ref()
+                                .map(|s| check::check(config, kind.name, name, s, table))
+                                .unwrap_or_default();
                             faults.append(&mut found.errors);
+                            faults.extend(config.check_own_resources(kind.name, name));
                         }
                     }
                     (Sound { kind, name, id: format!("{}.{name}", kind.name), table, found }, faults)
@@ -251,7 +256,7 @@ impl<'a> Planner<'a> {
             step: parsed.stage,
             params: parsed.params,
             inputs,
-            limits: self.config.limits(stage.kind.name, stage.name),
+            wants: self.config.wants(stage.kind.name, stage.name),
             puts,
             obtain: self.config.obtain(stage.kind.name, stage.name).map(str::to_string),
         });

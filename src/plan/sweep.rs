@@ -94,9 +94,9 @@ fn fitting(point: &Point, stage: &str, select: &[(String, String)], known: &Know
     tasks
         .filter_map(|(id, their)| {
             let selected = |axis: &str| select.iter().any(|(name, _)| name == axis);
-            let picked = select.iter().all(|(axis, value)| {
-                their.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}"))
-            });
+            let picked = select
+                .iter()
+                .all(|(axis, value)| their.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}")));
             let mut axes = point.axes.clone();
             let agrees = their
                 .iter()

@@ -1,36 +1,46 @@
 //! Events to screen and files. Knows nothing of how the work is done.
 
+mod board;
+mod form;
 mod json;
+mod leaderboard;
 mod meter;
 mod outputs;
 mod plain;
+mod spread;
 mod summary;
+mod tail;
+mod tally;
 mod text;
 mod tty;
 
+pub use form::{Form, Table};
+pub use leaderboard::{Entry, Leaderboard, Named};
 pub use meter::Meter;
 pub use outputs::materialise;
 pub use summary::Summary;
+pub use tail::tail;
 pub use text::{age, count, duration, metrics, plural, size, table};
 
-use crate::event::Event;
+use crate::event::Line;
 use std::io::{IsTerminal as _, Write as _};
 
 /// Shows a run while it goes on.
 pub trait Screen {
-    fn show(&mut self, event: &Event);
+    fn show(&mut self, line: &Line);
     /// Says one thing outside of any event.
     fn say(&mut self, text: &str);
 }
 
-/// The screen for the present standard error: bars on a terminal, lines elsewhere, JSON lines if asked for.
-pub fn screen(json: bool) -> Box<dyn Screen> {
+/// The screen for the present standard error: a board on a terminal, lines elsewhere, JSON lines if asked for. Runs of
+/// many tasks are told by stage unless `verbose`.
+pub fn screen(json: bool, verbose: bool) -> Box<dyn Screen> {
     if json {
         Box::new(json::Json)
     } else if std::io::stderr().is_terminal() {
-        Box::new(tty::Tty::new())
+        Box::new(tty::Tty::new(verbose))
     } else {
-        Box::new(plain::Plain::new(Box::new(note)))
+        Box::new(plain::Plain::new(Box::new(note), verbose))
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// They are copies, sharing blocks where the file system can: editing one cannot harm the cache, and the next run
 /// restores it.
 pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path) -> Result<Vec<Error>> {
-    let mut digests = store.digests();
+    let digests = store.digests();
     let mut warnings = vec![];
     for task in &plan.tasks {
         let Some(made) = results.get(&task.id) else { continue };
@@ -19,7 +19,7 @@ pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path)
         let puts = task.puts.iter().map(|(port, path)| (port.as_str(), path.clone()));
         for (port, to) in shown.chain(puts) {
             let Some(object) = made.outputs.get(port) else { continue };
-            put(store, object, &to, &mut digests, &mut warnings)?;
+            put(store, object, &to, &digests, &mut warnings)?;
         }
     }
     digests.save()?;
@@ -27,7 +27,7 @@ pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path)
 }
 
 /// Puts one output at a path.
-fn put(store: &Store, object: &Object, to: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
+fn put(store: &Store, object: &Object, to: &Path, digests: &Digests, warnings: &mut Vec<Error>) -> Result<()> {
     let from = store.object_path(object);
     // What was evicted from the cache may lie there still.
     if (to.exists() && digests.path(to)? == object.digest) || !from.exists() {
@@ -55,7 +55,7 @@ fn put(store: &Store, object: &Object, to: &Path, digests: &mut Digests, warning
 }
 
 /// Moves away what lies at a path, unless the cache has it too: it may be the only copy of somebody's work.
-fn make_way(store: &Store, path: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
+fn make_way(store: &Store, path: &Path, digests: &Digests, warnings: &mut Vec<Error>) -> Result<()> {
     if store.has_object(&digests.path(path)?) {
         let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         return removed.map_err(|e| Error::io("remove", path, &e));
@@ -76,7 +76,7 @@ pub(super) fn task_folder(folder: &Path, task: &Task) -> PathBuf {
     folder.join(file_name(&task.name))
 }
 
-fn replace(store: &Store, from: &Path, to: &Path, digests: &mut Digests, warnings: &mut Vec<Error>) -> Result<()> {
+fn replace(store: &Store, from: &Path, to: &Path, digests: &Digests, warnings: &mut Vec<Error>) -> Result<()> {
     let parent = to.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
     if to.symlink_metadata().is_ok() {

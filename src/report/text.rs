@@ -71,7 +71,9 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let columns: Vec<(usize, bool)> = (0..heads.len())
         .map(|i| {
             let width = rows.iter().map(|row| cell(row, i).chars().count()).chain([heads[i].chars().count()]).max();
-            let number = |text: String| text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit());
+            let number = |text: String| {
+                text.is_empty() || text.trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_digit())
+            };
             (width.unwrap_or(0), !rows.is_empty() && rows.iter().all(|row| number(cell(row, i))))
         })
         .collect();

@@ -1,6 +1,7 @@
 //! Binary codes, packed into 64-bit words.
 
 use super::Refusal;
+use std::collections::HashSet;
 
 /// The longest code, in bits.
 pub const MAX_BITS: usize = 1024;
@@ -45,6 +46,34 @@ impl Codes {
         let pack = |word, (j, &x): (usize, &f32)| word | u64::from(x > 0.0) << j;
         self.words.extend(outputs.chunks(64).map(|part| part.iter().enumerate().fold(0, pack)));
         Ok(outputs.iter().filter(|&&x| x == 0.0).count())
+    }
+
+    /// Appends codes of the same length.
+    pub fn append(&mut self, other: &Self) -> Result<(), Refusal> {
+        if other.bits != self.bits {
+            return Err(Refusal::DifferentBits { queries: other.bits, database: self.bits });
+        }
+        if self.len() + other.len() > MAX_CODES {
+            return Err(Refusal::TooManyCodes);
+        }
+        self.words.extend_from_slice(&other.words);
+        Ok(())
+    }
+
+    /// For each bit, how many codes have it set.
+    pub fn ones(&self) -> Vec<usize> {
+        let mut ones = vec![0; self.bits];
+        for code in self.words.chunks_exact(self.words_per_code()) {
+            for (j, count) in ones.iter_mut().enumerate() {
+                *count += (code[j / 64] >> (j % 64) & 1) as usize;
+            }
+        }
+        ones
+    }
+
+    /// How many different codes there are.
+    pub fn distinct(&self) -> usize {
+        self.words.chunks_exact(self.words_per_code()).collect::<HashSet<_>>().len()
     }
 
     /// How many codes there are.
@@ -167,6 +196,22 @@ pub(super) mod tests {
         assert_eq!(codes.push(&[1.0]), Err(Refusal::OutputCount { expected: 2, found: 1 }));
         assert_eq!(codes.push(&[1.0, f32::NAN]), Err(Refusal::NotANumber { code: 0, bit: 1 }));
         assert!(codes.is_empty(), "a refused row leaves nothing behind");
+    }
+
+    #[test]
+    fn codes_are_appended_and_counted() {
+        let (first, second) = (random_codes(1, 5, 70, 3), random_codes(2, 4, 70, 70));
+        let mut all = Codes::new(70).unwrap();
+        all.append(&first).unwrap();
+        all.append(&second).unwrap();
+        assert_eq!((all.len(), all.code(4), all.code(5)), (9, first.code(4), second.code(0)));
+        assert!(all.append(&Codes::new(64).unwrap()).is_err());
+        let expected: Vec<usize> = (0..70).map(|j| (0..9).filter(|&i| all.bit(i, j)).count()).collect();
+        assert_eq!(all.ones(), expected);
+        let mut same = Codes::new(70).unwrap();
+        (0..3).for_each(|_| same.append(&second).unwrap());
+        assert_eq!((same.len(), same.distinct()), (12, second.distinct()));
+        assert_eq!((Codes::new(3).unwrap().ones(), Codes::new(3).unwrap().distinct()), (vec![0; 3], 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether the files a task read are still what they were when its key was made.
 
-use crate::cache::Store;
+use crate::cache::Digests;
 use crate::error::{Error, Kind, Result};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,15 @@ impl Guard {
     }
 
     /// Whether the file is what it was. One that looks different is read again.
-    fn holds(&self, store: &Store) -> bool {
+    fn holds(&self, digests: &Digests) -> bool {
         let same = self.stamp.is_some() && stamp(&self.path) == self.stamp;
-        same || store.digests().path(&self.path).is_ok_and(|digest| digest == self.digest)
+        same || digests.path(&self.path).is_ok_and(|digest| digest == self.digest)
     }
 }
 
 /// A result made from files that changed meanwhile is not that of its key.
-pub(super) fn check(guards: &[Guard], store: &Store, task: &str) -> Result<()> {
-    match guards.iter().find(|guard| !guard.holds(store)) {
+pub(super) fn check(guards: &[Guard], digests: &Digests, task: &str) -> Result<()> {
+    match guards.iter().find(|guard| !guard.holds(digests)) {
         None => Ok(()),
         Some(guard) => Err(Error::new(Kind::Changed, format!("`{}` changed while `{task}` ran", guard.path.display()))
             .note("its result was thrown away")

@@ -4,28 +4,39 @@
 //! See `doc/design.md`, "The loop".
 
 mod guard;
+mod machine;
+mod need;
+mod out_of_memory;
+mod predict;
+mod priority;
+mod rehearse;
 mod run;
+mod simulate;
 mod slots;
 mod state;
 mod worker;
 
+pub use machine::{Asked, FAKE_GPUS, Gpus, Machine};
+pub use need::{Gpu, Need, check_gpus};
+pub use predict::{need, predict, use_of_gpu};
+pub use rehearse::{Rehearsal, rehearse};
 pub use run::run;
+pub use simulate::Prediction;
 pub use state::{State, States};
 
-use crate::cache::{Key, Results};
+use crate::cache::{Key, Results, Watch};
 use crate::error::{Error, Kind};
 use crate::plan::TaskId;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 /// How to run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Threads to use, and so tasks at once.
-    pub jobs: usize,
-    /// Slots of the GPUs to use.
-    pub gpus: Vec<usize>,
+    /// What the tasks may share.
+    pub machine: Machine,
     /// Go on with what does not depend on a failure.
     pub keep_going: bool,
     /// Fail instead of waiting when another run works on the same.
@@ -34,6 +45,8 @@ pub struct Options {
     pub targets: Vec<TaskId>,
     /// Run these even if their results are there.
     pub force: Vec<TaskId>,
+    /// Sees how much of the inputs is read, and can end it.
+    pub watch: Arc<Watch>,
     /// This run's name.
     pub run: String,
     /// Folder of the logs.

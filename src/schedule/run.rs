@@ -1,20 +1,26 @@
 //! A run: tasks move from wanted to a result, each when what it needs is there.
 
 use super::guard::Guard;
+use super::machine::Meter;
+use super::need::Need;
+use super::out_of_memory::gpu_was_full;
+use super::predict;
+use super::priority::{Rank, remaining};
 use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Judge, Key, Line, Made, Outputs, Reason, Found, Results, Store, file_name, inputs,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, inputs,
+    log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
-use crate::stage::Message;
-use std::cmp::Reverse;
+use crate::stage::{Input, Message};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -24,7 +30,7 @@ use std::time::{Duration, Instant};
 /// Before anything runs, if inputs of any task are missing (unless `keep_going`). Failures of tasks are in the outcome.
 pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&Event)) -> Result<Outcome> {
     let wanted = plan.graph.with_needs(&options.targets);
-    let mut judge = Judge::new(plan, store);
+    let mut judge = Judge::watched(plan, store, options.watch.clone());
     if !options.keep_going {
         let missing = wanted.iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
         if let Some(error) = Error::all(missing) {
@@ -39,12 +45,15 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         show,
         judge,
         states: States::new(plan.tasks.len(), &wanted),
-        slots: Slots::new(options.jobs, &options.gpus),
+        slots: Slots::new(options.machine.clone()),
         unmet: plan.tasks.iter().map(|task| plan.graph.needs(task.id).len()).collect(),
         open: BTreeSet::new(),
         demanded: HashSet::new(),
         forced: options.force.iter().copied().collect(),
-        priority: vec![0.0; plan.tasks.len()],
+        remaining: vec![],
+        expected: vec![],
+        started: false,
+        told: HashSet::new(),
         ready: BTreeMap::new(),
         running: HashMap::new(),
         results: HashMap::new(),
@@ -65,22 +74,26 @@ struct Waiting {
     contents: Contents,
     lines: Vec<Line>,
     reason: Reason,
+    start: Start,
+    need: Need,
+    since: Instant,
 }
 
 /// A task whose process is at work.
 struct Running {
     /// Given back when its process has ended.
     share: Option<Share>,
+    waiting: Waiting,
     leash: Leash,
-    key: Key,
     log: PathBuf,
     started: Instant,
     /// When it will be asked to end, and how long it may take in all.
     limit: Option<(Instant, Duration)>,
+    /// Watches its GPU memory.
+    meter: Option<Meter>,
+    metered: Instant,
+    peak: Arc<AtomicU64>,
 }
-
-/// Longest remaining work first; of equals, in plan order. Seconds are not negative, so their bits sort as they do.
-type Rank = (Reverse<u64>, TaskId);
 
 struct Run<'a> {
     plan: &'a Plan,
@@ -97,8 +110,14 @@ struct Run<'a> {
     /// Tasks whose bytes are gone and needed.
     demanded: HashSet<TaskId>,
     forced: HashSet<TaskId>,
-    /// Seconds from a task's start to the end of the longest chain behind it.
-    priority: Vec<f64>,
+    /// Seconds from each task's start to the end of the longest chain behind it; found when the first task has to run.
+    remaining: Vec<f64>,
+    /// Seconds that each task is expected to take; known together with those.
+    expected: Vec<Option<f64>>,
+    /// Whether any task was started.
+    started: bool,
+    /// Tasks that were told to wait for others.
+    told: HashSet<TaskId>,
     ready: BTreeMap<Rank, Waiting>,
     running: HashMap<TaskId, Running>,
     results: Results,
@@ -111,8 +130,15 @@ struct Run<'a> {
 impl Run<'_> {
     fn begin(&mut self, wanted: &[TaskId]) {
         let pipeline = self.plan.pipeline.clone();
-        let gpus = self.options.gpus.len();
-        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: self.options.jobs, gpus });
+        let machine = &self.options.machine;
+        // Counting GPUs may load the driver.
+        let useful = wanted.iter().any(|id| predict::use_of_gpu(self.plan.task(*id)).is_useful());
+        let gpus = if useful { machine.cards().len() } else { 0 };
+        let mut stages = BTreeMap::new();
+        for id in wanted {
+            *stages.entry(self.plan.task(*id).stage.clone()).or_default() += 1;
+        }
+        (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: machine.cpus, gpus, stages });
         self.open = wanted.iter().copied().filter(|id| self.unmet[id.0] == 0).collect();
     }
 
@@ -124,12 +150,15 @@ impl Run<'_> {
             self.start_ready();
             if self.running.is_empty() {
                 // A task that could not even be started has changed what can be judged.
-                if !self.open.is_empty() || !self.ready.is_empty() {
+                if !self.open.is_empty() {
                     continue;
                 }
-                break;
+                if self.ready.is_empty() {
+                    break;
+                }
+                self.tell_of_others();
             }
-            // The time-out is only there to notice Ctrl-C and limits.
+            // The time-out is there to notice Ctrl-C, limits, and others that leave a GPU which a task waits for.
             match notes.recv_timeout(Duration::from_millis(100)) {
                 Ok(note) => self.hear(note),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -168,6 +197,10 @@ impl Run<'_> {
         let task = self.plan.task(id);
         let verdict = match self.judge.judge(task, &self.results) {
             Ok(verdict) => verdict,
+            Err(error) if error.kind() == Kind::Interrupted => {
+                self.states.set(id, State::Stopped);
+                return self.give_up_followers(id);
+            }
             Err(error) => return self.fail(id, error, None),
         };
         self.keys.insert(id, verdict.key.clone());
@@ -192,17 +225,38 @@ impl Run<'_> {
             return;
         }
         self.states.set(id, State::Ready);
-        let waiting = Waiting { key: verdict.key, contents: verdict.contents, lines: verdict.lines, reason };
-        self.ready.insert(self.rank(id), waiting);
+        let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
+        let need = match predict::need(task, self.judge.known(), &self.options.machine) {
+            Ok(need) => need,
+            Err(error) => return self.fail(id, error, None),
+        };
+        let waiting = Waiting {
+            key: verdict.key,
+            contents: verdict.contents,
+            lines: verdict.lines,
+            reason,
+            start,
+            need,
+            since: Instant::now(),
+        };
+        let rank = self.rank(id);
+        self.ready.insert(rank, waiting);
     }
 
-    fn rank(&self, id: TaskId) -> Rank {
-        (Reverse(self.priority[id.0].to_bits()), id)
+    fn rank(&mut self, id: TaskId) -> Rank {
+        if self.remaining.is_empty() {
+            self.expected = predict::seconds(self.plan, self.judge.known());
+            // Where nothing is known, the number of tasks counts.
+            let seconds: Vec<f64> = self.expected.iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
+            self.remaining = remaining(|id| self.plan.graph.needed_by(id), &seconds);
+        }
+        let priority = self.plan.task(id).wants.priority.unwrap_or(0);
+        Rank { priority, remaining: self.remaining[id.0], id }
     }
 
     /// Takes a result that is known.
     fn reuse(&mut self, id: TaskId, made: Made, state: State) {
-        let key = made.key.clone();
+        let (key, took) = (made.key.clone(), made.seconds);
         let known = self.judge.known().last(&self.plan.task(id).name);
         if known.is_none_or(|last| last.end != End::Done || last.key != key) {
             let boot = self.store.action(&key).and_then(|action| action.boot);
@@ -213,7 +267,7 @@ impl Run<'_> {
         self.results.insert(id, made);
         self.states.set(id, state);
         let task = self.name(id);
-        (self.show)(&Event::Cached { task, key: key.short().into() });
+        (self.show)(&Event::Cached { task, key: key.to_string(), seconds: took });
         self.met(id);
     }
 
@@ -271,24 +325,54 @@ impl Run<'_> {
     /// Starts ready tasks, those with the longest work behind them first.
     fn start_ready(&mut self) {
         if self.is_stopping() {
-            for ((_, id), _) in std::mem::take(&mut self.ready) {
-                self.states.set(id, State::Stopped);
-                self.give_up_followers(id);
+            for (rank, _) in std::mem::take(&mut self.ready) {
+                self.states.set(rank.id, State::Stopped);
+                self.give_up_followers(rank.id);
             }
             return;
         }
-        let order: Vec<Rank> = self.ready.keys().copied().collect();
-        for (position, rank) in order.iter().enumerate() {
-            if self.slots.is_full() {
-                break;
-            }
-            let task = self.plan.task(rank.1);
-            let wants_gpu = task.step.resources().gpu && !self.options.gpus.is_empty() && task.limits.gpus != Some(0);
-            let Some(share) = self.slots.take(wants_gpu, task.limits.cpus, order.len() - position) else { continue };
-            if let Some(waiting) = self.ready.remove(rank) {
-                self.start(rank.1, waiting, share);
+        if !self.started && !self.ready.is_empty() && !self.all_can_run() {
+            return;
+        }
+        for (id, share) in self.slots.offer(self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need))) {
+            let rank = self.rank(id);
+            if let Some(waiting) = self.ready.remove(&rank) {
+                self.start(id, waiting, share);
             }
         }
+    }
+
+    /// Says once which tasks wait for what others use of the GPUs.
+    fn tell_of_others(&mut self) {
+        for (rank, waiting) in &self.ready {
+            if self.slots.waits_for_others(&waiting.need) && self.told.insert(rank.id) {
+                let task = self.plan.task(rank.id).name.clone();
+                let note = "waits for GPU memory that others use".to_string();
+                (self.show)(&Event::Progress { task, done: 0, total: 0, note });
+            }
+        }
+    }
+
+    /// Before the first task starts: whether this machine can run all that may have to run. Hours of work must not be
+    /// spent on what then cannot go on.
+    fn all_can_run(&mut self) -> bool {
+        self.started = true;
+        let undecided = [State::Wanted, State::Ready].into_iter().flat_map(|state| self.states.all(state));
+        let fault = |id: TaskId| {
+            let task = self.plan.task(id);
+            let need = predict::need(task, self.judge.known(), &self.options.machine);
+            Some((id, need.and_then(|need| self.slots.can_ever(&task.name, &need)).err()?))
+        };
+        let faults: Vec<(TaskId, Error)> = undecided.filter_map(fault).collect();
+        let all = faults.is_empty();
+        for (id, error) in faults {
+            if !self.states.get(id).is_final() {
+                self.ready.retain(|rank, _| rank.id != id);
+                self.open.remove(&id);
+                self.fail(id, error, None);
+            }
+        }
+        all
     }
 
     fn start(&mut self, id: TaskId, waiting: Waiting, share: Share) {
@@ -313,48 +397,55 @@ impl Run<'_> {
         self.states.set(id, State::Running);
         (self.show)(&Event::Start {
             task: task.name.clone(),
-            key: waiting.key.short().into(),
-            reason: waiting.reason.to_string(),
+            key: waiting.key.to_string(),
+            reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
-            gpu: share.gpu,
+            gpu: share.cards().first().copied(),
+            waited: waiting.since.elapsed().as_secs_f64(),
+            expected: self.expected[id.0],
         });
-        let log = self.log(id);
-        let leash = Leash::default();
-        let running = Running {
-            share: Some(share),
-            leash: leash.clone(),
-            key: waiting.key.clone(),
-            log: log.clone(),
-            started: Instant::now(),
-            limit: None,
-        };
-        self.running.insert(id, running);
+        let (log, leash, peak) =
+            (self.log(id, if waiting.need.alone { 2 } else { 1 }), Leash::default(), Arc::new(AtomicU64::new(0)));
         let order = Order {
-            id,
-            name: task.name.clone(),
-            kind: task.kind.name,
-            outputs: task.step.outputs().iter().map(ToString::to_string).collect(),
-            varies: vec![],
-            params: task.params.clone(),
             inputs,
-            key: waiting.key,
-            lines: waiting.lines,
-            project: self.plan.project.clone(),
-            pipeline: self.plan.pipeline.clone(),
             run: self.options.run.clone(),
-            log,
-            share,
+            log: log.clone(),
+            share: share.clone(),
             guards,
+            extends_from: extends_from(self.store, &waiting.start),
+            member: task.step.extends().and_then(|extends| Member::of(&waiting.lines, extends)),
+            peak: peak.clone(),
             again: matches!(waiting.reason, Reason::Forced | Reason::Always),
             wait: !self.options.no_wait,
-            cached: task.step.is_cached(),
+            ..Order::new(self.plan, task, &waiting.key, &waiting.lines, self.judge.digests())
         };
+        let limit = task.wants.timeout.map(|limit| (Instant::now() + limit.0, limit.0));
+        let now = Instant::now();
+        let running = Running {
+            share: Some(share),
+            waiting,
+            leash: leash.clone(),
+            log,
+            started: now,
+            limit,
+            meter: None,
+            metered: now,
+            peak,
+        };
+        self.running.insert(id, running);
         let (store, notes) = (self.store.clone(), self.sender.clone());
         std::thread::spawn(move || worker::work(&store, &order, &leash, &notes));
     }
 
     fn hear(&mut self, note: Note) {
         match note {
+            Note::Began(id, pid) => {
+                let machine = &self.options.machine;
+                if let Some(running) = self.running.get_mut(&id) {
+                    let cards = running.share.as_ref().map(Share::cards).unwrap_or_default();
+                    running.meter = (!cards.is_empty()).then(|| machine.meter(pid, cards));
+                }
+            }
             Note::Said(id, Message::Progress { done, total, note }) => {
                 let task = self.name(id);
                 (self.show)(&Event::Progress { task, done, total, note });
@@ -384,7 +475,7 @@ impl Run<'_> {
     fn ended(&mut self, id: TaskId, ended: Result<Ended>) {
         let Some(mut running) = self.running.remove(&id) else { return };
         let share = running.share.take();
-        self.give_back(share);
+        self.give_back(share.clone());
         match ended {
             Ok(Ended::Ran(ran)) => {
                 let Ran { action, warnings } = *ran;
@@ -393,14 +484,14 @@ impl Run<'_> {
                 }
                 let event = Event::Done {
                     task: self.name(id),
-                    key: action.key.short().into(),
+                    key: action.key.to_string(),
                     seconds: action.seconds,
                     metrics: action.metrics.clone(),
                 };
                 self.finish(id, State::Done, &action, &event);
             }
             Ok(Ended::Shared(action)) => {
-                let event = Event::Cached { task: self.name(id), key: action.key.short().into() };
+                let event = Event::Cached { task: self.name(id), key: action.key.to_string(), seconds: action.seconds };
                 self.finish(id, State::Cached, &action, &event);
             }
             Err(error) => {
@@ -413,9 +504,13 @@ impl Run<'_> {
                     seconds: running.started.elapsed().as_secs_f64(),
                     cause: error.message().to_string(),
                     log: running.log.display().to_string(),
-                    ..self.attempt(id, &running.key, end)
+                    ..self.attempt(id, &running.waiting.key, end)
                 };
-                self.remember(id, attempt);
+                let full = end == End::Failed && self.was_crowded_out(&running, share.as_ref(), &error);
+                self.remember(id, Attempt { alone: full, ..attempt });
+                if full {
+                    return self.retry_alone(id, running.waiting, &error);
+                }
                 if end == End::Stopped {
                     self.states.set(id, State::Stopped);
                     let task = self.name(id);
@@ -426,6 +521,28 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a task failed because the memory of a GPU that it shared was full.
+    fn was_crowded_out(&self, running: &Running, share: Option<&Share>, error: &Error) -> bool {
+        const TAIL: usize = 1 << 14;
+        let had_a_gpu = share.is_some_and(|share| !share.gpus.is_empty());
+        if !had_a_gpu || running.waiting.need.alone {
+            return false;
+        }
+        let log = std::fs::read(&running.log).unwrap_or_default();
+        let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(TAIL)..]);
+        gpu_was_full(&error.render("error")) || gpu_was_full(&tail)
+    }
+
+    /// Gives a task a GPU of its own, once.
+    fn retry_alone(&mut self, id: TaskId, waiting: Waiting, error: &Error) {
+        let task = self.name(id);
+        (self.show)(&Event::Retry { task, because: format!("{}: alone on a GPU", error.message()) });
+        self.states.set(id, State::Ready);
+        let need = Need { alone: true, ..waiting.need };
+        let rank = self.rank(id);
+        self.ready.insert(rank, Waiting { need, ..waiting });
     }
 
     fn finish(&mut self, id: TaskId, state: State, action: &crate::cache::Action, event: &Event) {
@@ -514,11 +631,17 @@ impl Run<'_> {
         }
     }
 
-    /// Asks tasks to end whose time is over, and ends them if they do not.
+    /// Asks tasks to end whose time is over, and ends them if they do not; looks at what they use of GPUs.
     fn enforce_limits(&mut self) {
         const GRACE: Duration = Duration::from_secs(30);
+        const LOOK: Duration = Duration::from_secs(1);
         let now = Instant::now();
         for running in self.running.values_mut() {
+            if let Some(meter) = running.meter.as_mut().filter(|_| now - running.metered >= LOOK) {
+                running.metered = now;
+                meter.poll();
+                running.peak.store(meter.peak().unwrap_or(0), Ordering::Relaxed);
+            }
             if let Some((end, limit)) = running.limit.filter(|(end, _)| *end <= now) {
                 running.leash.time_out(limit);
                 running.limit = Some((end + GRACE, limit));
@@ -530,12 +653,11 @@ impl Run<'_> {
         self.plan.task(id).name.clone()
     }
 
-    fn log(&self, id: TaskId) -> PathBuf {
-        self.options.logs.join(format!("{}.txt", file_name(&self.plan.task(id).name)))
+    fn log(&self, id: TaskId, attempt: usize) -> PathBuf {
+        self.options.logs.join(log_name(&self.plan.task(id).name, attempt))
     }
 
-    fn end(mut self, seconds: f64) -> Result<Outcome> {
-        self.judge.save()?;
+    fn end(self, seconds: f64) -> Result<Outcome> {
         self.judge.close()?;
         let count = |state| self.states.count(state);
         (self.show)(&Event::End {
@@ -548,4 +670,16 @@ impl Run<'_> {
         });
         Ok(Outcome { states: self.states, results: self.results, keys: self.keys, errors: self.errors, seconds })
     }
+}
+
+/// The outputs of a smaller result to go on from, as the task's process takes them.
+fn extends_from(store: &Store, start: &Start) -> BTreeMap<String, Input> {
+    let Start::Extend(extension) = start else { return BTreeMap::new() };
+    let input = |object: &crate::cache::Object| Input {
+        path: std::path::absolute(store.object_path(object)).unwrap_or_else(|_| store.object_path(object)),
+        digest: object.digest.clone(),
+        images: None,
+        known_as: String::new(),
+    };
+    extension.outputs.iter().map(|(name, object)| (name.clone(), input(object))).collect()
 }

@@ -1,10 +1,14 @@
 //! One task in a process of its own: started, listened to, and its outputs published.
 
 use super::guard::{self, Guard};
+use super::out_of_memory::KillCount;
 use super::slots::Share;
-use crate::cache::{Action, Key, Line, Lookup, Outputs, Owner, Store, Sync, Variant, this_boot, write_aside_with};
+use crate::cache::{
+    Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
+    write_aside_with,
+};
 use crate::error::{Error, Kind, Result};
-use crate::plan::TaskId;
+use crate::plan::{Plan, Task, TaskId};
 use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
 use std::collections::BTreeMap;
@@ -12,12 +16,15 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a worker tells the loop.
 pub(super) enum Note {
+    /// The task's process was started, and has this number.
+    Began(TaskId, u32),
     /// The task's process said something.
     Said(TaskId, Message),
     /// Its process has ended; what is left is to publish the result.
@@ -57,12 +64,50 @@ pub(super) struct Order {
     pub(super) share: Share,
     /// The user's own files it reads.
     pub(super) guards: Vec<Guard>,
-    /// Run even if the result appears meanwhile.
+    pub(super) digests: Digests,
+    /// Outputs of a smaller result to go on from, by name.
+    pub(super) extends_from: BTreeMap<String, Input>,
+    /// Its place among the results that longer ones can start from.
+    pub(super) member: Option<Member>,
+    /// Bytes of GPU memory it was seen to use at most.
+    pub(super) peak: Arc<AtomicU64>,
+    /// Run even if the result appears meanwhile, and use nothing that was made before.
     pub(super) again: bool,
     /// Wait for another run that works on the same key.
     pub(super) wait: bool,
     /// Whether its result may be reused; one that may not is no standard for the next.
     pub(super) cached: bool,
+}
+
+impl Order {
+    /// What a task's process is told whoever runs it; the rest is as for a task alone on one thread.
+    pub(super) fn new(plan: &Plan, task: &Task, key: &Key, lines: &[Line], digests: &Digests) -> Self {
+        let names = |names: Vec<&str>| names.into_iter().map(str::to_string).collect();
+        Self {
+            id: task.id,
+            name: task.name.clone(),
+            kind: task.kind.name,
+            outputs: names(task.step.outputs()),
+            varies: names(task.step.varies()),
+            params: task.params.clone(),
+            inputs: BTreeMap::new(),
+            key: key.clone(),
+            lines: lines.to_vec(),
+            project: plan.project.clone(),
+            pipeline: plan.pipeline.clone(),
+            run: String::new(),
+            log: PathBuf::new(),
+            share: Share { threads: 1, ..Share::default() },
+            guards: vec![],
+            digests: digests.clone(),
+            extends_from: BTreeMap::new(),
+            member: None,
+            peak: Arc::default(),
+            again: true,
+            wait: true,
+            cached: task.step.is_cached(),
+        }
+    }
 }
 
 /// The line to a running task: its standard input. Closing it, as the runner's death does, ends the task too.
@@ -158,43 +203,88 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     let _lock = wait_for_lock(store, order, leash, notes)?;
     if !order.again
         && store.action(&order.key).is_some()
-        && let Lookup::Hit(_) = store.find(&order.key, &mut store.digests())
+        && let Lookup::Hit(_) = store.find(&order.key, &order.digests)
         && let Some(action) = store.action(&order.key)
     {
         return Ok(Ended::Shared(Box::new(action)));
     }
+    let mut owner = owner(order);
+    store.set_owner(&order.key, &owner);
+    let mut told = Instant::now();
+    let begun = |pid| drop(notes.send(Note::Began(order.id, pid)));
+    let computed = compute(store, order, &store.scratch(&order.key), leash, &begun, &mut |message| {
+        // How often whoever waits for this, or looks at it, sees it move.
+        const EVERY: Duration = Duration::from_secs(1);
+        if let Message::Progress { done, total, note } = &message
+            && told.elapsed() >= EVERY
+        {
+            told = Instant::now();
+            (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
+            store.set_owner(&order.key, &owner);
+        }
+        let _ = notes.send(Note::Said(order.id, message));
+    })?;
+    let _ = notes.send(Note::Computed(order.id));
+    guard::check(&order.guards, &order.digests, &order.name)?;
+    let Computed { outputs: folder, heard, seconds, .. } = &computed;
+    // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
+    const WORTH_A_SYNC: f64 = 2.0;
+    let sync = *seconds >= WORTH_A_SYNC;
+    // Until the record names them, outputs look like what nobody needs.
+    let _hold = store.hold()?;
+    let outputs = store.put_outputs(folder, &order.outputs, sync)?;
+    let action = record(order, heard, outputs, *seconds, (!sync).then(|| this_boot().to_string()));
+    publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
+}
+
+/// What a process left behind that ended well. Its outputs go when this is dropped.
+pub(super) struct Computed {
+    _workspace: Workspace,
+    /// The folder of its outputs.
+    pub(super) outputs: PathBuf,
+    pub(super) heard: Heard,
+    /// Wall time.
+    pub(super) seconds: f64,
+}
+
+/// Runs a task's process to its end, apart from the cache.
+pub(super) fn compute(
+    store: &Store,
+    order: &Order,
+    scratch: &Path,
+    leash: &Leash,
+    begun: &dyn Fn(u32),
+    hear: &mut dyn FnMut(Message),
+) -> Result<Computed> {
     let started = Instant::now();
     let workspace = store.workspace()?;
-    let job = job(store, order, workspace.path())?;
+    let job = job(store, order, workspace.path(), scratch)?;
     let log = create(&order.log)?;
+    let kills = KillCount::now();
     let mut child = spawn(order, workspace.path(), log)?;
+    begun(child.id());
     leash.hold(child.stdin.take());
-    let mut heard = listen(&mut child, store, order, notes);
+    let mut heard = listen(&mut child, hear);
     let status = end(&mut child, order)?;
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
+        let error = match kills.explain(status).or_else(|| kills.explain(told_status(&error))) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        };
         // However a task ends that was told to: it did not fail.
         return Err(leash.pulled().unwrap_or(error));
     }
     if let Some(error) = leash.pulled() {
         return Err(error);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let _ = notes.send(Note::Computed(order.id));
-    guard::check(&order.guards, store, &order.name)?;
     let missing: Vec<&str> =
         order.outputs.iter().map(String::as_str).filter(|name| !job.outputs.join(name).exists()).collect();
     if !missing.is_empty() {
         return Err(Error::new(Kind::Stage, format!("`{}` did not write `{}`", order.name, missing.join("`, `")))
             .hint("this is a fault of hashpipe: please report it"));
     }
-    // Forcing bytes to the disk takes longer than a small task. What is lost with the power is noticed and made again.
-    const WORTH_A_SYNC: f64 = 2.0;
-    let sync = seconds >= WORTH_A_SYNC;
-    // Until the record names them, outputs look like what nobody needs.
-    let _hold = store.hold()?;
-    let outputs = store.put_outputs(&job.outputs, &order.outputs, sync)?;
-    let action = record(order, heard, outputs, seconds, (!sync).then(|| this_boot().to_string()));
-    publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Computed { _workspace: workspace, outputs: job.outputs, heard, seconds })
 }
 
 /// Waits for the process, and ends what it left behind.
@@ -204,21 +294,21 @@ fn end(child: &mut Child, order: &Order) -> Result<ExitStatus> {
     child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
 }
 
-fn record(order: &Order, heard: Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
+fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
     Action {
         key: order.key.clone(),
         lines: order.lines.clone(),
         kind: order.kind.to_string(),
         outputs,
         varies: order.varies.clone(),
-        metrics: heard.metrics,
-        facts: heard.facts,
-        warnings: heard.warnings,
+        metrics: heard.metrics.clone(),
+        facts: heard.facts.clone(),
+        warnings: heard.warnings.clone(),
         seconds,
         usage: heard.usage,
         threads: order.share.threads,
-        gpus: order.share.gpu.into_iter().collect(),
-        gpu_memory: None,
+        gpus: order.share.cards(),
+        gpu_memory: Some(order.peak.load(Ordering::Relaxed)).filter(|peak| *peak > 0),
         host: host().to_string(),
         made: now(),
         run: order.run.clone(),
@@ -235,7 +325,8 @@ fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
         let differ = first.differences(&action.outputs);
         let kept = store.is_complete(&first);
         if !differ.is_empty() {
-            let which = if kept { "the first result is kept" } else { "the first result's bytes are gone: this one is used" };
+            let which =
+                if kept { "the first result is kept" } else { "the first result's bytes are gone: this one is used" };
             warnings.push(
                 Error::new(Kind::Cache, format!("`{}` is not deterministic", order.name))
                     .note(format!("`{}` differs from what the same key gave before", differ.join("`, `")))
@@ -251,6 +342,9 @@ fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
             canonical.variants.push(Variant { outputs, metrics, made, run });
         }
         action = canonical;
+    }
+    if let Some(member) = &order.member {
+        store.note_member(member, &order.key);
     }
     store.commit(&action)?;
     Ok(Ran { action, warnings })
@@ -277,7 +371,8 @@ fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Not
             }
             if note != told {
                 let (done, total) = owner.map_or((0, 0), |owner| (owner.done, owner.total));
-                let _ = notes.send(Note::Said(order.id, Message::Progress { done, total, note: format!("waits: {note}") }));
+                let _ =
+                    notes.send(Note::Said(order.id, Message::Progress { done, total, note: format!("waits: {note}") }));
                 told = note;
             }
         }
@@ -287,7 +382,7 @@ fn wait_for_lock(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Not
 }
 
 /// Lays out the task's folder and describes it in `task.json`.
-fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
+fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Job> {
     let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|e| Error::io("find", &path, &e));
     let job = Job {
         task: order.name.clone(),
@@ -296,9 +391,12 @@ fn job(store: &Store, order: &Order, folder: &Path) -> Result<Job> {
         inputs: order.inputs.clone(),
         project: order.project.clone(),
         outputs: absolute(folder.join("outputs"))?,
-        scratch: absolute(store.scratch(&order.key))?,
+        scratch: absolute(scratch.to_path_buf())?,
+        // Who has a task made again wants all of it made again.
+        shards: absolute(if order.again { folder.join("shards") } else { store.shards() })?,
+        extends_from: order.extends_from.clone(),
         threads: order.share.threads,
-        gpu: order.share.gpu,
+        gpu: order.share.cards().first().copied(),
     };
     std::fs::create_dir_all(&job.outputs).map_err(|e| Error::io("make the folder", &job.outputs, &e))?;
     let text = serde_json::to_vec(&job).expect("a job is plain data");
@@ -316,12 +414,11 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program =
         std::env::current_exe().map_err(|e| Error::new(Kind::Io, format!("cannot find hashpipe itself: {e}")))?;
-    let gpus = order.share.gpu.map_or(String::new(), |slot| slot.to_string());
     Command::new(&program)
         .arg("exec")
         .arg(folder.join("task.json"))
         .env("RAYON_NUM_THREADS", order.share.threads.to_string())
-        .env("CUDA_VISIBLE_DEVICES", gpus)
+        .envs(order.share.environment())
         // glibc gives large buffers back at once and asks for them again at the next step: a tenth of a training's
         // time goes into clearing pages. Other C libraries ignore these.
         .env("MALLOC_MMAP_THRESHOLD_", (32 << 20).to_string())
@@ -335,9 +432,10 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
         .map_err(|e| Error::io("start", &program, &e))
 }
 
+/// What a task told.
 #[derive(Default)]
-struct Heard {
-    metrics: BTreeMap<String, f64>,
+pub(super) struct Heard {
+    pub(super) metrics: BTreeMap<String, f64>,
     facts: BTreeMap<String, String>,
     warnings: Vec<String>,
     failed: Option<Error>,
@@ -345,11 +443,8 @@ struct Heard {
 }
 
 /// Reads what the task says until it closes its mouth.
-fn listen(child: &mut Child, store: &Store, order: &Order, notes: &Sender<Note>) -> Heard {
+fn listen(child: &mut Child, hear: &mut dyn FnMut(Message)) -> Heard {
     let mut heard = Heard::default();
-    let mut owner = owner(order);
-    store.set_owner(&order.key, &owner);
-    let mut told = Instant::now();
     let Some(stdout) = child.stdout.take() else { return heard };
     for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
         let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
@@ -363,17 +458,9 @@ fn listen(child: &mut Child, store: &Store, order: &Order, notes: &Sender<Note>)
             Message::Warning { text } => heard.warnings.push(text.clone()),
             Message::Failed { error, exit_code } => heard.failed = Some(Error::rendered(error, *exit_code)),
             Message::Usage(usage) => heard.usage = Some(*usage),
-            Message::Progress { done, total, note } => {
-                // How often whoever waits for this, or looks at it, sees it move.
-                const EVERY: Duration = Duration::from_secs(1);
-                if told.elapsed() >= EVERY {
-                    told = Instant::now();
-                    (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
-                    store.set_owner(&order.key, &owner);
-                }
-            }
+            Message::Progress { .. } => {}
         }
-        let _ = notes.send(Note::Said(order.id, message));
+        hear(message);
     }
     heard
 }
@@ -389,8 +476,15 @@ fn owner(order: &Order) -> Owner {
         done: 0,
         total: 0,
         note: String::new(),
-        gpus: order.share.gpu.into_iter().collect(),
+        gpus: order.share.cards(),
     }
+}
+
+/// How a program of the user's ended, if its end was a SIGKILL, by what its task's process told of it.
+fn told_status(error: &Error) -> ExitStatus {
+    use std::os::unix::process::ExitStatusExt as _;
+    const KILLED: [&str; 2] = ["was killed by signal 9", "ended with exit code 137"];
+    ExitStatus::from_raw(if KILLED.iter().any(|told| error.message().contains(told)) { 9 } else { 0 })
 }
 
 /// The error of a task that ended without saying why.
@@ -398,12 +492,7 @@ fn died(order: &Order, status: ExitStatus) -> Option<Error> {
     if status.success() {
         return None;
     }
-    let tail = std::fs::read_to_string(&order.log).unwrap_or_default();
-    let tail: Vec<&str> = tail.lines().rev().take(10).collect();
-    let mut error = Error::new(Kind::Stage, format!("`{}` died: {status}", order.name));
-    for line in tail.into_iter().rev() {
-        error = error.note(line);
-    }
+    let error = Error::new(Kind::Stage, format!("`{}` died: {status}", order.name));
     Some(error.hint("a process that is killed without a word often ran out of memory: `dmesg` tells"))
 }
 

@@ -1,8 +1,8 @@
 //! Everything a running stage may ask of the world, and what it says back.
 
 use super::Ref;
+use crate::error::{Error, Kind, Result};
 use crate::process::Usage;
-use crate::error::{Error, Result};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,6 +29,11 @@ pub struct Job {
     pub outputs: PathBuf,
     /// Folder that outlives a failed attempt: checkpoints to resume from.
     pub scratch: PathBuf,
+    /// Folder of finished parts of results, shared by all tasks of the cache; it need not exist.
+    pub shards: PathBuf,
+    /// Outputs of a smaller result to go on from, by name, with the digests of its record; empty if there is none.
+    #[serde(default)]
+    pub extends_from: BTreeMap<String, Input>,
     /// Threads to use.
     pub threads: usize,
     /// Slot of the GPU to use, if any.
@@ -75,11 +80,19 @@ pub struct Ctx {
     stop: Stop,
     say: Box<dyn FnMut(Message)>,
     last_progress: Option<Instant>,
+    /// Least time between two words of progress.
+    pause: Duration,
 }
 
 impl Ctx {
     pub fn new(job: Job, stop: Stop, say: Box<dyn FnMut(Message)>) -> Self {
-        Self { job, stop, say, last_progress: None }
+        Self { job, stop, say, last_progress: None, pause: Duration::from_millis(100) }
+    }
+
+    /// Tells every step, so that a test can stop at one of its choice.
+    #[cfg(test)]
+    pub(super) fn without_pause(self) -> Self {
+        Self { pause: Duration::ZERO, ..self }
     }
 
     /// The input's meaning.
@@ -145,6 +158,30 @@ impl Ctx {
         &self.job.scratch
     }
 
+    /// Where finished parts of results are kept, for all tasks of the cache.
+    pub fn shards(&self) -> &Path {
+        &self.job.shards
+    }
+
+    /// An output of a smaller result to go on from.
+    pub fn extends_from(&self, output: &str) -> Option<&Input> {
+        self.job.extends_from.get(output)
+    }
+
+    /// Checks that an input still is what its digest says. To be called after it was read, where what is made of it is
+    /// kept even if the task fails.
+    pub fn check_unchanged(&self, input: &Ref) -> Result<()> {
+        let Input { path, digest, .. } = self.input(input)?;
+        let mut hasher = blake3::Hasher::new();
+        let read = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+        read.map_err(|e| Error::io("read", path, &e))?;
+        if hasher.finalize().to_hex().as_str() != digest {
+            return Err(Error::new(Kind::Changed, format!("`{}` changed while it was read", input.0))
+                .hint("run again once the file is no longer written to"));
+        }
+        Ok(())
+    }
+
     /// The folder that relative paths of a pipeline are taken from.
     pub fn project(&self) -> &Path {
         &self.job.project
@@ -158,11 +195,10 @@ impl Ctx {
 
     /// Tells how far the work is, and stops it when the user asked for that. Cheap enough to call at every step.
     pub fn step(&mut self, done: u64, total: u64, note: impl FnOnce() -> String) -> Result<()> {
-        const EVERY: Duration = Duration::from_millis(100);
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
-        if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= EVERY) {
+        if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= self.pause) {
             self.last_progress = Some(Instant::now());
             (self.say)(Message::Progress { done, total, note: note() });
         }

@@ -1,13 +1,16 @@
 //! `[evaluate.*]`: how well query codes find their like among database codes.
 
+use super::contract::{agree, broken, readable};
+use super::protocol::Protocol;
 use super::{Ctx, Describe, Ref, Stage};
-use crate::dataset::List;
+use crate::dataset::{self, List};
 use crate::error::{Error, Result};
 use crate::retrieval::{self, Codes, Labels};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
 /// Measures retrieval: mAP@k in the reference's definition and two stricter ones, and the chance level.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -24,11 +27,21 @@ pub(super) struct Evaluate {
     /// Ranks that count, from the nearest; 0 ranks the whole database.
     #[serde(default)]
     top_k: usize,
+    /// What happens when a query is in the database, or more ranks should count than there are images.
+    #[serde(default)]
+    protocol: Protocol,
 }
+
+/// What counts as found.
+const RELEVANT: &str = "query and database image share at least one label";
+/// How a ranking orders images of equal distance.
+const TIES: &str = "in database order";
+const AVERAGE_PRECISION: &str = "mean precision at the hits within the first k; 0 without a hit";
+const DISTANCE: &str = "number of bits that differ";
 
 impl Describe for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Measure how well query codes find their like in a database";
 }
 
@@ -42,20 +55,24 @@ impl Stage for Evaluate {
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
-        let (queries, query_labels, classes) = self.side(cx, &self.query_codes, &self.query_list)?;
-        let (database, database_labels, others) = self.side(cx, &self.database_codes, &self.database_list)?;
+        let (queries, query_images) = self.side(cx, &self.query_codes, &self.query_list)?;
+        let (database, images) = self.side(cx, &self.database_codes, &self.database_list)?;
+        let (classes, others) = (&query_images.classes, &images.classes);
         if classes != others {
             return Err(Error::data(format!(
                 "`{}` and `{}` have other classes",
                 self.query_list.0, self.database_list.0
             ))
-            .note(format!("{} classes: {}", classes.len(), shortened(&classes)))
-            .note(format!("{} classes: {}", others.len(), shortened(&others)))
+            .note(format!("{} classes: {}", classes.len(), shortened(classes)))
+            .note(format!("{} classes: {}", others.len(), shortened(others)))
             .hint("relevance is a shared class: both lists must number the same classes in the same order")
             .into());
         }
         let k = if self.top_k == 0 { database.len() } else { self.top_k.min(database.len()) };
+        let leaked = dataset::queries_in_database(&query_images, &images);
+        self.judge(cx, leaked.as_ref(), database.len())?;
         let total = queries.len() as u64;
+        let (query_labels, database_labels) = (labels(&query_images)?, labels(&images)?);
         let found = retrieval::evaluate(&queries, &database, &query_labels, &database_labels, Some(k), |done| {
             cx.step(done as u64, total, || "queries".into())
         })?;
@@ -64,6 +81,8 @@ impl Stage for Evaluate {
         let at = if self.top_k == 0 { "mAP@all".to_string() } else { format!("mAP@{}", self.top_k) };
         cx.metric(&at, found.map);
         cx.metric("chance", found.chance);
+        let digest = self.protocol_digest(cx, k)?;
+        cx.fact("protocol", digest.clone());
         let result = json!({
             "metric": at,
             "value": found.map,
@@ -71,13 +90,16 @@ impl Stage for Evaluate {
             "value_expected_over_ties": found.expected_map,
             "chance": found.chance,
             "protocol": {
+                "digest": digest,
                 "bits": queries.bits(),
                 "queries": queries.len(),
                 "database": database.len(),
                 "k": k,
-                "relevant": "query and database image share at least one label",
-                "ties": "in database order",
-                "average_precision": "mean precision at the hits within the first k; 0 without a hit",
+                "relevant": RELEVANT,
+                "distance": DISTANCE,
+                "ties": TIES,
+                "average_precision": AVERAGE_PRECISION,
+                "queries_in_database": leaked,
                 "query_list": cx.digest(&self.query_list)?,
                 "database_list": cx.digest(&self.database_list)?,
                 "query_codes": cx.digest(&self.query_codes)?,
@@ -94,11 +116,100 @@ impl Stage for Evaluate {
         per_query(cx, &found.per_query)?;
         Ok(())
     }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        let result = read_json("result", &cx.output("result"))?.pop().unwrap_or_default();
+        for name in ["value", "value_min_rk", "value_expected_over_ties", "chance"] {
+            in_range("result", name, &result[name])?;
+        }
+        let queries = List::read(cx.path(&self.query_list)?)?.len();
+        let database = List::read(cx.path(&self.database_list)?)?.len();
+        agree("result", "queries", result["protocol"]["queries"].to_string(), queries.to_string())?;
+        agree("result", "database", result["protocol"]["database"].to_string(), database.to_string())?;
+        let k = result["protocol"]["k"].as_u64().filter(|k| (1..=database as u64).contains(k));
+        let k = k.ok_or_else(|| broken("result", format!("k is {}", result["protocol"]["k"])))?;
+        let lines = read_json("per_query", &cx.output("per_query"))?;
+        agree("per_query", "lines", lines.len(), queries)?;
+        lines.iter().try_for_each(|line| check_query(line, k, database as u64))
+    }
+}
+
+/// The numbers of one query must make sense together.
+fn check_query(line: &Value, k: u64, database: u64) -> Result<()> {
+    for name in ["ap", "ap_min_rk", "expected_ap"] {
+        in_range("per_query", name, &line[name])?;
+    }
+    let count = |name: &str, most: u64| {
+        let value = line[name].as_u64().filter(|count| *count <= most);
+        value.ok_or_else(|| broken("per_query", format!("`{name}` of query {} is {}", line["query"], line[name])))
+    };
+    let relevant = count("relevant", database)?;
+    let hits = count("hits", k.min(relevant))?;
+    match line["first_hit"].as_u64() {
+        None if hits == 0 => Ok(()),
+        Some(rank) if hits > 0 && (1..=k).contains(&rank) => Ok(()),
+        _ => Err(broken(
+            "per_query",
+            format!("query {}: {hits} hits, the first at {}", line["query"], line["first_hit"]),
+        )),
+    }
+}
+
+/// A share of something. NaN and infinite numbers have no JSON, and stand as null.
+fn in_range(output: &str, name: &str, value: &Value) -> Result<()> {
+    /// What a mean of ones may be above 1.
+    const ROUNDING: f64 = 1e-9;
+    match value.as_f64() {
+        Some(share) if (0.0..=1.0 + ROUNDING).contains(&share) => Ok(()),
+        _ => Err(broken(output, format!("`{name}` is {value}, expected 0 to 1"))),
+    }
+}
+
+/// The JSON values of an output, one after the other.
+fn read_json(output: &str, path: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
+    readable(output, values.map_err(|e| Error::data(e.to_string())))
 }
 
 impl Evaluate {
-    /// Codes, labels and classes of one side, which must be of the same images.
-    fn side(&self, cx: &mut Ctx, codes: &Ref, list: &Ref) -> Result<(Codes, Labels, Vec<String>)> {
+    /// Warns of what makes the figure mean something else than it says, or refuses it.
+    fn judge(&self, cx: &mut Ctx, leaked: Option<&String>, database: usize) -> Result<()> {
+        // Of lists made together, the stage that made them has warned.
+        let together = match (self.query_list.0.rsplit_once('/'), self.database_list.0.rsplit_once('/')) {
+            (Some((a, _)), Some((b, _))) => a == b && a.starts_with("lists."),
+            _ => false,
+        };
+        let told = together && self.protocol == Protocol::Published;
+        let short = (self.top_k > database)
+            .then(|| format!("`top_k` is {}, but the database has {database} images: all of them count", self.top_k));
+        let breaches: Vec<String> = leaked.filter(|_| !told).cloned().into_iter().chain(short).collect();
+        self.protocol.judge(cx, &breaches)
+    }
+
+    /// Names what a figure was measured on and how. Figures of different names must not be compared.
+    fn protocol_digest(&self, cx: &Ctx, k: usize) -> Result<String> {
+        let k = k.to_string();
+        let mut hasher = blake3::Hasher::new_derive_key("hashpipe 2026-11 protocol v1");
+        for (name, value) in [
+            ("query_list", cx.digest(&self.query_list)?),
+            ("database_list", cx.digest(&self.database_list)?),
+            ("k", &k),
+            ("relevant", RELEVANT),
+            ("distance", DISTANCE),
+            ("ties", TIES),
+            ("average_precision", AVERAGE_PRECISION),
+        ] {
+            for text in [name, value] {
+                hasher.update(&(text.len() as u64).to_le_bytes());
+                hasher.update(text.as_bytes());
+            }
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Codes and images of one side, which must be the same images.
+    fn side(&self, cx: &mut Ctx, codes: &Ref, list: &Ref) -> Result<(Codes, List)> {
         let (packed, header) = retrieval::read(cx.path(codes)?)?;
         let images = List::read(cx.path(list)?)?;
         let digest = cx.digest(list)?;
@@ -116,10 +227,12 @@ impl Evaluate {
                 images.items.len()
             )));
         }
-        let labels =
-            Labels::from_indices(images.classes.len(), images.items.iter().map(|item| item.labels.as_slice()))?;
-        Ok((packed, labels, images.classes))
+        Ok((packed, images))
     }
+}
+
+fn labels(list: &List) -> Result<Labels> {
+    Ok(Labels::from_indices(list.classes.len(), list.items.iter().map(|item| item.labels.as_slice()))?)
 }
 
 /// The first few names.
@@ -142,4 +255,123 @@ fn per_query(cx: &Ctx, results: &[retrieval::QueryResult]) -> Result<()> {
         file.flush()
     };
     write().map_err(|e| Error::io("write", &path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Desk, Ended};
+    use crate::error::Kind;
+    use serde_json::{Value, json};
+
+    /// Codes of eight queries and of thirty database images.
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        desk.list("query", &desk.pictures(0..8, "query"));
+        desk.list("database", &desk.pictures(8..38, "database"));
+        desk.model("model", 16, 1);
+        for list in ["query", "database"] {
+            let codes = desk.run("encode", json!({ "model": "model", "list": list })).ok();
+            std::fs::copy(codes.path("codes"), desk.path(&format!("{list} codes"))).unwrap();
+        }
+        desk
+    }
+
+    fn params(top_k: usize, protocol: &str) -> Value {
+        json!({
+            "query_codes": "query codes", "database_codes": "database codes",
+            "query_list": "query", "database_list": "database", "top_k": top_k, "protocol": protocol,
+        })
+    }
+
+    fn evaluate(desk: &Desk, top_k: usize) -> Ended {
+        desk.run("evaluate", params(top_k, "published")).ok()
+    }
+
+    fn result(ended: &Ended) -> Value {
+        serde_json::from_slice(&ended.bytes("result")).unwrap()
+    }
+
+    #[test]
+    fn the_protocol_has_a_name_that_tells_unlike_figures_apart() {
+        let desk = desk();
+        let name = |desk: &Desk, top_k| {
+            let ended = evaluate(desk, top_k);
+            let name = ended.fact("protocol").unwrap().to_string();
+            assert_eq!(result(&ended)["protocol"]["digest"], name.as_str());
+            name
+        };
+        let base = name(&desk, 10);
+        assert_eq!(name(&desk, 10), base);
+        assert_ne!(name(&desk, 11), base);
+        assert_eq!(name(&desk, 0), name(&desk, 30), "the whole database is what counts in both");
+        desk.model("model", 24, 3);
+        for list in ["query", "database"] {
+            let codes = desk.run("encode", json!({ "model": "model", "list": list })).ok();
+            std::fs::copy(codes.path("codes"), desk.path(&format!("{list} codes"))).unwrap();
+        }
+        assert_eq!(name(&desk, 10), base, "other codes are what is compared");
+        desk.list("query", &desk.pictures(0..7, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        assert_ne!(name(&desk, 10), base);
+    }
+
+    #[test]
+    fn queries_in_the_database_and_ranks_beyond_it_are_breaches() {
+        let desk = desk();
+        assert_eq!(evaluate(&desk, 30).warnings(), [""; 0]);
+        let beyond = "`top_k` is 31, but the database has 30 images: all of them count";
+        assert_eq!(evaluate(&desk, 31).warnings(), [beyond]);
+        let strict = desk.run("evaluate", params(31, "strict"));
+        assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, beyond));
+
+        desk.list("query", &desk.pictures(0..9, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        let leak =
+            "1 of 9 queries are in the database, by content: each finds itself (`query/8.bmp` as `database/8.bmp`)";
+        let ended = evaluate(&desk, 5);
+        assert_eq!((ended.warnings(), &result(&ended)["protocol"]["queries_in_database"]), (vec![leak], &leak.into()));
+        assert_eq!(desk.run("evaluate", params(5, "strict")).error().message(), leak);
+    }
+
+    #[test]
+    fn figures_that_cannot_be_are_not_published() {
+        let desk = desk();
+        let ended = evaluate(&desk, 10);
+        let whole = result(&ended);
+        for (at, value, words) in [
+            ("/value", json!(1.01), "`value` is 1.01, expected 0 to 1"),
+            ("/value", json!(null), "`value` is null"),
+            ("/chance", json!(-0.1), "`chance` is -0.1"),
+            ("/protocol/queries", json!(9), "queries: 9, expected 8"),
+            ("/protocol/k", json!(31), "k is 31"),
+        ] {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(at).unwrap() = value;
+            std::fs::write(ended.path("result"), changed.to_string()).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+        std::fs::write(ended.path("result"), "{\"value\": ").unwrap();
+        assert!(ended.breach().contains("EOF"));
+        std::fs::write(ended.path("result"), whole.to_string()).unwrap();
+
+        let lines = String::from_utf8(ended.bytes("per_query")).unwrap();
+        let first = lines.lines().next().unwrap();
+        let edited = |key: &str, value: Value| {
+            let mut line: Value = serde_json::from_str(first).unwrap();
+            line[key] = value;
+            lines.replacen(first, &line.to_string(), 1)
+        };
+        for (text, words) in [
+            (lines.replacen(&format!("{first}\n"), "", 1), "lines: 7, expected 8"),
+            (edited("ap", json!(2)), "`ap` is 2"),
+            (edited("hits", json!(11)), "`hits` of query 0 is 11"),
+            (edited("relevant", json!(31)), "`relevant` of query 0 is 31"),
+            (edited("first_hit", json!(null)), "the first at null"),
+        ] {
+            std::fs::write(ended.path("per_query"), text).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! `[export.*]`: a trained network and its codes as files for other programs.
 
+use super::contract::{agree, readable};
 use super::{Ctx, Describe, Ref, Stage};
 use crate::error::{Error, Result};
 use crate::model::weights;
@@ -72,6 +73,22 @@ impl Stage for Export {
         for (done, (name, codes)) in self.codes.iter().enumerate() {
             cx.step(done as u64, total, || format!("{name} codes"))?;
             write_codes(&folder, name, cx.path(codes)?)?;
+        }
+        Ok(())
+    }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        let (folder, bits) = (cx.output("files"), weights::card(cx.path(&self.model)?)?.bits);
+        let (_, card) =
+            readable("files", weights::load(&folder.join(format!("weights_{bits}.safetensors")), &Device::Cpu))?;
+        agree("files", "bits", card.bits, bits)?;
+        for (name, codes) in &self.codes {
+            let (codes, _) = retrieval::read(cx.path(codes)?)?;
+            for (end, width) in [("", codes.bits()), ("_packed", codes.bits().div_ceil(8))] {
+                let file = format!("{name}_code_{}{end}.npy", codes.bits());
+                let array = readable("files", npy::read(&folder.join(&file)))?;
+                agree("files", &file, format!("{:?}", array.shape), format!("{:?}", [codes.len(), width]))?;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `[infer.*]`: single images through the exported files, compared with the trained network.
 
+use super::contract::agree;
 use super::{Ctx, Describe, Ref, Stage};
 use crate::dataset::{Examples as _, Images, List};
 use crate::error::{Error, Kind, Result};
@@ -46,7 +47,7 @@ fn count() -> usize {
 
 impl Describe for Infer {
     const NAME: &'static str = "infer";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Look single images up with the exported files, and compare with the trained network";
 }
 
@@ -91,6 +92,13 @@ impl Stage for Infer {
         std::fs::write(&path, lines).map_err(|e| Error::io("write", &path, &e))?;
         cx.metric("compared", total as f64);
         Ok(())
+    }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        let path = cx.output("result");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, &e))?;
+        let images = self.images.min(List::read(cx.path(&self.list)?)?.len());
+        agree("result", "lines", text.lines().count(), images)
     }
 }
 

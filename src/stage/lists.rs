@@ -1,10 +1,15 @@
 //! `[lists.*]`: labelled images of a data set, as the lists of a retrieval experiment.
 
+use super::contract::{broken, readable};
+use super::protocol::{self, Protocol};
 use super::{Ctx, Describe, Images, Stage};
 use crate::dataset::source::{Source, SourceSpec};
+use crate::dataset::{Item, List};
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Lists of training, query and database images, each image decoded once and named by its content.
@@ -13,7 +18,13 @@ use std::path::{Path, PathBuf};
 pub(super) struct Lists {
     /// Where the images and labels come from.
     dataset: SourceSpec,
+    /// What happens when a query is in the database or was trained on, or the lists break another rule.
+    #[serde(default)]
+    protocol: Protocol,
 }
+
+/// The lists, which are its outputs.
+const LISTS: [&str; 3] = ["train", "query", "database"];
 
 /// Output of a generator: the pictures it made.
 const MADE: &str = "images";
@@ -36,12 +47,14 @@ impl Lists {
 
 impl Stage for Lists {
     fn outputs(&self) -> Vec<&'static str> {
-        let lists = ["train", "query", "database"];
-        lists.into_iter().chain(self.makes_images().then_some(MADE)).collect()
+        LISTS.into_iter().chain(self.makes_images().then_some(MADE)).collect()
     }
 
     fn check(&self) -> Vec<(&'static str, Error)> {
-        self.source().check().err().map(|error| ("dataset", error)).into_iter().collect()
+        let source = self.source();
+        let breaches = if self.protocol == Protocol::Strict { source.breaches() } else { vec![] };
+        let breaches = breaches.iter().map(|breach| protocol::error(breach));
+        source.check().err().into_iter().chain(breaches).map(|error| ("dataset", error)).collect()
     }
 
     fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -66,9 +79,115 @@ impl Stage for Lists {
         for note in &splits.notes {
             cx.warn(note.clone());
         }
-        for (name, list) in [("train", &splits.train), ("query", &splits.query), ("database", &splits.database)] {
+        self.protocol.judge(cx, &splits.breaches(self.source().train_in_database()))?;
+        for (name, list) in LISTS.into_iter().zip([&splits.train, &splits.query, &splits.database]) {
             list.write(&cx.output(name))?;
         }
         Ok(())
+    }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        let folder = self.source().root(cx.project()).unwrap_or_else(|| cx.output(MADE));
+        for name in LISTS {
+            // Reading a list refuses labels out of range.
+            let list = readable(name, List::read(&cx.output(name)))?;
+            if let Some(item) = first_repeated(&list) {
+                return Err(broken(name, format!("`{}` is in it twice", item.path)));
+            }
+            if let Some(item) = list.items.par_iter().find_first(|item| !folder.join(&item.path).is_file()) {
+                return Err(broken(name, format!("`{}` is not in `{}`", item.path, folder.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first image that has been in the list before.
+fn first_repeated(list: &List) -> Option<&Item> {
+    let mut seen = HashSet::new();
+    list.items.iter().find(|item| !seen.insert(&item.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::find;
+    use super::super::testing::{Desk, Ended};
+    use crate::dataset::{Item, List};
+    use crate::error::Kind;
+    use serde_json::{Value, json};
+
+    /// Rows as the field writes them.
+    fn write_rows(desk: &Desk, name: &str, items: &[Item]) {
+        let row = |item: &Item| format!("{} {} {}\n", item.path, 1 - item.labels[0], item.labels[0]);
+        std::fs::write(desk.path(name), items.iter().map(row).collect::<String>()).unwrap();
+    }
+
+    fn params(protocol: &str, train_in_database: Option<bool>) -> Value {
+        let dataset = json!({
+            "name": "files", "train": "t.txt", "query": "q.txt", "database": "d.txt", "root": "images",
+            "train_in_database": train_in_database,
+        });
+        json!({ "dataset": dataset, "protocol": protocol })
+    }
+
+    /// Four queries, two of which are in the database under other names; training images that are not.
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        write_rows(&desk, "t.txt", &desk.pictures(0..3, "train"));
+        write_rows(&desk, "q.txt", &desk.pictures(10..14, "query"));
+        write_rows(&desk, "d.txt", &desk.pictures(12..20, "database"));
+        desk
+    }
+
+    const LEAK: &str = "2 of 4 queries are in the database, by content: each finds itself (`query/12.bmp` as \
+                        `database/12.bmp`, `query/13.bmp` as `database/13.bmp`)";
+
+    #[test]
+    fn a_breach_of_the_protocol_is_a_warning_or_an_error() {
+        let desk = desk();
+        assert_eq!(desk.run("lists", params("published", None)).ok().warnings(), [LEAK]);
+        let strict = desk.run("lists", params("strict", None));
+        assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, LEAK));
+        let text = desk.run("lists", params("strict", Some(true))).error().render("error");
+        assert!(
+            text.contains("3 of 3 training images are not in the database") && text.ends_with("2 errors"),
+            "{text}"
+        );
+
+        write_rows(&desk, "q.txt", &desk.pictures(30..33, "query"));
+        assert_eq!(desk.run("lists", params("strict", Some(false))).ok().warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn one_list_for_two_purposes_is_told_before_anything_runs() {
+        let check = |protocol: &str| {
+            let mut params = params(protocol, None);
+            params["dataset"]["query"] = "d.txt".into();
+            find("lists").unwrap().parse(&params).unwrap().stage.check()
+        };
+        assert!(check("published").is_empty());
+        let [("dataset", error)] = &check("strict")[..] else { panic!("one fault") };
+        assert_eq!((error.kind(), error.message()), (Kind::Contract, "`query` and `database` are the same list"));
+    }
+
+    #[test]
+    fn lists_that_lie_are_not_published() {
+        let desk = desk();
+        let ended: Ended = desk.run("lists", params("published", None)).ok();
+        let list = List::read(&ended.path("query")).unwrap();
+        for (edit, words) in [
+            ("twice", "`query/10.bmp` is in it twice"),
+            ("elsewhere", "`query/99.bmp` is not in `"),
+            ("label", "label 2 is out of range"),
+        ] {
+            let mut list = list.clone();
+            match edit {
+                "twice" => list.items.push(list.items[0].clone()),
+                "elsewhere" => list.items[1].path = "query/99.bmp".into(),
+                _ => list.items[2].labels = vec![2],
+            }
+            list.write(&ended.path("query")).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod command;
 mod context;
+mod contract;
 mod encode;
 mod evaluate;
 mod export;
@@ -12,17 +13,17 @@ mod infer;
 mod lists;
 mod param;
 mod plain;
+mod protocol;
 mod reference;
 mod registry;
+mod shelf;
 mod train;
-mod wants;
 
 pub use context::{Ctx, Input, Job, Message, Stop};
 pub use param::{Param, Shape, Variant};
 pub use plain::{Scalar, Words};
 pub use reference::Ref;
 pub use registry::{Kind, Parsed, STAGES, find};
-pub use wants::Wants;
 
 use crate::error::{Error, Result};
 use schemars::JsonSchema;
@@ -52,9 +53,14 @@ pub trait Stage: Send + Sync {
         Resources { gpu: false }
     }
 
-    /// What its own table asks for, if it may. Never part of the key.
-    fn wants(&self) -> Option<&Wants> {
-        None
+    /// Whether it runs a program of the user's: what that can do with threads and GPUs, only the user knows.
+    fn runs_a_program(&self) -> bool {
+        false
+    }
+
+    /// Whether it can use more than one thread.
+    fn is_parallel(&self) -> bool {
+        true
     }
 
     /// What else decides its result.
@@ -100,8 +106,49 @@ pub trait Stage: Send + Sync {
         Images::None
     }
 
+    /// How a finished result with a smaller value of one parameter can be made into one with a larger.
+    fn extends(&self) -> Option<Extends> {
+        None
+    }
+
+    /// Outputs that hold times, and so differ between equal runs.
+    fn varies(&self) -> Vec<&'static str> {
+        vec![]
+    }
+
+    /// How far an attempt that was stopped had come, for a person: `epoch 37 of 100`. A quick look that changes nothing.
+    fn resumable(&self, scratch: &Path) -> Option<String> {
+        let _ = scratch;
+        None
+    }
+
     /// Reads `cx.path(&self.model)`, writes `cx.output("codes")`.
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()>;
+
+    /// Checks the outputs as they lie on disk, before anything is published; also the place to tell what they are like.
+    ///
+    /// # Errors
+    /// [`Kind::Contract`](crate::error::Kind::Contract) if one is not what the stage promises.
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        let _ = cx;
+        Ok(())
+    }
+}
+
+/// Runs a stage and checks what it made.
+pub fn perform(stage: &dyn Stage, cx: &mut Ctx) -> anyhow::Result<()> {
+    stage.run(cx)?;
+    Ok(stage.contract(cx)?)
+}
+
+/// A parameter that only says when to stop: a result with a smaller value, all else in the key being equal, is the
+/// beginning of one with a larger, to the bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extends {
+    /// The parameter, a whole number: `epochs`.
+    pub param: &'static str,
+    /// The outputs of the smaller result that are needed; all of them, or none is used.
+    pub outputs: &'static [&'static str],
 }
 
 /// The static side of a stage.
@@ -140,3 +187,6 @@ pub enum Images {
     /// In one of the stage's own outputs.
     Output(&'static str),
 }
+
+#[cfg(test)]
+mod testing;

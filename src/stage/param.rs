@@ -47,6 +47,8 @@ pub enum Shape {
     Table(Vec<Param>),
     /// A table whose `name` decides which other keys it has.
     Choice(Vec<Variant>),
+    /// What it occupies: no part of a result, and checked with `[resources]`.
+    Wants,
     /// Names of the user's own choosing, each with a value of one shape.
     Map(Box<Shape>),
 }
@@ -72,7 +74,7 @@ impl Shape {
 
     /// Whether one value is expected, so that a list of them is a sweep.
     pub fn is_single(&self) -> bool {
-        !matches!(self, Self::List { .. } | Self::Words | Self::Table(_) | Self::Choice(_) | Self::Map(_))
+        !matches!(self, Self::List { .. } | Self::Words | Self::Table(_) | Self::Choice(_) | Self::Map(_) | Self::Wants)
     }
 
     /// What a person is told to write.
@@ -99,7 +101,7 @@ impl Shape {
                 (Some(min), Some(max)) if min == max => format!("a list of {min} items, each {}", item.expected()),
                 _ => format!("a list, each item {}", item.expected()),
             },
-            Self::Table(_) | Self::Map(_) => "a table".into(),
+            Self::Table(_) | Self::Map(_) | Self::Wants => "a table".into(),
             Self::Choice(variants) => {
                 let names: Vec<_> = variants.iter().map(|v| format!("\"{}\"", v.name)).collect();
                 format!("a table with `name` = {}", names.join(" or "))
@@ -109,6 +111,9 @@ impl Shape {
 }
 
 fn shape(schema: &Value, definitions: &Map<String, Value>) -> Shape {
+    if schema["format"] == "wants" {
+        return Shape::Wants;
+    }
     let schema = resolve(schema, definitions);
     if let Some(options) = schema.get("anyOf").and_then(Value::as_array) {
         // `Option<T>`: TOML has no null, so what is left is T.

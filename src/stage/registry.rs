@@ -1,7 +1,9 @@
 //! Every kind of stage there is, one line each.
 
 use super::{Describe, Shape, Stage};
-use super::{command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train};
+use super::{
+    command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train,
+};
 use figment::Figment;
 use figment::providers::Serialized;
 use serde_json::Value;

@@ -1,17 +1,20 @@
 //! `[train.*]`: a hashing network learns from a list.
 
-use super::{Ctx, Describe, Ref, Resources, Stage};
+use super::contract::{agree, readable};
+use super::{Ctx, Describe, Extends, Input, Ref, Resources, Stage};
 use crate::dataset::{Images, List};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Recipe, Tick, weights};
+use crate::model::{self, Files, Made, Recipe, Record, Shorter, Tick, Trained, weights};
+use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
 /// A network that turns images into codes, learned from labelled images.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -103,13 +106,27 @@ fn transform() -> Transform {
 
 impl Describe for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Train a hashing network";
 }
 
 impl Stage for Train {
     fn outputs(&self) -> Vec<&'static str> {
-        vec!["model", "log"]
+        let state = self.extends().map(|_| "state");
+        ["model", "log"].into_iter().chain(state).collect()
+    }
+
+    fn extends(&self) -> Option<Extends> {
+        let extends = Extends { param: "epochs", outputs: &["model", "log", "state"] };
+        self.recipe().can_be_extended().then_some(extends)
+    }
+
+    fn varies(&self) -> Vec<&'static str> {
+        vec!["log"]
+    }
+
+    fn resumable(&self, scratch: &Path) -> Option<String> {
+        Some(format!("epoch {} of {}", model::finished_epochs(scratch)?, self.epochs))
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {
@@ -137,23 +154,35 @@ impl Stage for Train {
         let classes = list.classes.clone();
         let images = Images::new(list, cx.images(&self.list)?.to_path_buf(), self.transform.clone());
         let pretrained = self.pretrained.as_ref().map(|file| cx.path(file)).transpose()?.map(ToOwned::to_owned);
-        let device = cx.device()?;
-        let scratch = cx.scratch().to_path_buf();
-        let trained = model::train(&self.recipe(), &images, pretrained.as_deref(), &device, &scratch, &mut |tick| {
-            Ok(step(cx, tick)?)
-        })?;
-        if !trained.unused.is_empty() {
-            cx.warn(format!("the pretrained file has more than the backbone takes: {}", trained.unused.join(", ")));
-        }
+        let (given, shorter) = (self.given(cx)?, shorter(cx));
+        let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
+        let files =
+            Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
+        let mut trained = model::train(&self.recipe(), &images, &files, &device, &mut |tick| Ok(step(cx, tick)?))?;
+        tell(cx, &trained);
+        recall_times(cx, &mut trained.records);
+
         let card = weights::Card::new(self.backbone.clone(), self.bits, self.transform.clone(), classes);
         weights::save(&cx.output("model"), &trained.model, &card)?;
-        let path = cx.output("log");
-        let mut log = std::fs::File::create(&path).map_err(|e| Error::io("write", &path, &e))?;
-        for record in &trained.records {
-            writeln!(log, "{}", serde_json::to_string(record)?).map_err(|e| Error::io("write", &path, &e))?;
+        write_log(&cx.output("log"), &trained.records)?;
+        if self.extends().is_some() {
+            trained.save_state(&cx.output("state"))?;
         }
         if let Some(last) = trained.records.last() {
             cx.metric("loss", last.loss);
+        }
+        Ok(())
+    }
+
+    fn contract(&self, cx: &mut Ctx) -> Result<()> {
+        // Reading a network refuses weights that are not finite, and those that do not fit its card.
+        let (_, card) = readable("model", weights::load(&cx.output("model"), &Device::Cpu))?;
+        agree("model", "bits", card.bits, self.bits)?;
+        let classes = List::read(cx.path(&self.list)?)?.classes;
+        agree("model", "classes", card.classes.join(", "), classes.join(", "))?;
+        agree("log", "epochs", read_log(&cx.output("log")).len(), self.epochs)?;
+        if self.extends().is_some() {
+            agree("state", "epochs", readable("state", model::epochs_of(&cx.output("state")))?, self.epochs)?;
         }
         Ok(())
     }
@@ -174,13 +203,177 @@ impl Train {
             flip: self.augment.flip,
         }
     }
+
+    /// Digests of all that decides the training beside the recipe, for the name of what is saved of it.
+    fn given(&self, cx: &Ctx) -> anyhow::Result<Vec<String>> {
+        let pretrained = self.pretrained.as_ref().map_or(Ok("none"), |file| cx.digest(file))?;
+        let transform = serde_json::to_string(&self.transform)?;
+        Ok(vec![format!("version {}", Self::VERSION), cx.digest(&self.list)?.to_string(), pretrained.into(), transform])
+    }
+}
+
+/// The same training with fewer epochs, if there is one.
+fn shorter(cx: &Ctx) -> Option<Shorter> {
+    let made = |input: &Input| Made { path: input.path.clone(), digest: input.digest.clone() };
+    Some(Shorter { model: made(cx.extends_from("model")?), state: made(cx.extends_from("state")?) })
+}
+
+/// Tells what else there is to know of a training.
+fn tell(cx: &mut Ctx, trained: &Trained) {
+    if !trained.unused.is_empty() {
+        cx.warn(format!("the pretrained file has more than the backbone takes: {}", trained.unused.join(", ")));
+    }
+    if let Some(error) = &trained.refused {
+        cx.warn(format!("a shorter training could not be gone on with, this one began anew: {}", error.message()));
+    }
+    if trained.extended > 0 {
+        cx.fact("extended", format!("{} of {} epochs were there", trained.extended, trained.records.len()));
+    }
+}
+
+fn write_log(path: &Path, records: &[Record]) -> anyhow::Result<()> {
+    let io = |e| Error::io("write", path, &e);
+    let mut log = BufWriter::new(std::fs::File::create(path).map_err(io)?);
+    for record in records {
+        writeln!(log, "{}", serde_json::to_string(record)?).map_err(io)?;
+    }
+    Ok(log.flush().map_err(io)?)
+}
+
+/// The lines of a log that make sense.
+fn read_log(path: &Path) -> Vec<Record> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// How long its epochs took is not in a training's state; its log tells.
+fn recall_times(cx: &Ctx, records: &mut [Record]) {
+    let earlier = cx.extends_from("log").map(|log| read_log(&log.path)).unwrap_or_default();
+    for (record, before) in records.iter_mut().zip(earlier).filter(|(record, _)| record.seconds == 0.0) {
+        (record.seconds, record.images_per_second) = (before.seconds, before.images_per_second);
+    }
 }
 
 /// Tells a step of the training, and whether to stop.
-fn step(cx: &mut Ctx, tick: &Tick) -> crate::error::Result<()> {
+fn step(cx: &mut Ctx, tick: &Tick) -> Result<()> {
     let done = (tick.epoch - 1) * tick.steps + tick.step;
     cx.step(done as u64, (tick.epochs * tick.steps) as u64, || {
         let Tick { epoch, epochs, loss, lr, images_per_second, .. } = tick;
         format!("epoch {epoch}/{epochs}  loss {loss:.4}  lr {lr:.2e}  {images_per_second:.0} images/s")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Desk, Ended, made, run, run_until};
+    use super::super::{Job, Message, find};
+    use serde_json::{Value, json};
+
+    fn desk() -> Desk {
+        let desk = Desk::new();
+        desk.list("list", &desk.pictures(0..40, "all"));
+        desk
+    }
+
+    fn params(epochs: usize) -> Value {
+        json!({
+            "list": "list", "bits": 8, "epochs": epochs, "batch": 16,
+            "backbone": { "name": "small", "channels": [4], "width": 6 },
+            "optimizer": { "name": "sgd", "lr": 0.01 }, "transform": { "resize": 8, "crop": 8 },
+        })
+    }
+
+    fn train(desk: &Desk, epochs: usize) -> Ended {
+        run(desk.job("train", params(epochs))).ok()
+    }
+
+    /// A longer training that is offered all outputs of a shorter one.
+    fn longer(desk: &Desk, shorter: &Ended, epochs: usize) -> Job {
+        let outputs = ["model", "log", "state"].map(|name| (name.to_string(), made(&shorter.path(name))));
+        Job { extends_from: outputs.into(), ..desk.job("train", params(epochs)) }
+    }
+
+    fn log(ended: &Ended) -> Vec<Value> {
+        String::from_utf8(ended.bytes("log")).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_longer_training_starts_where_a_shorter_one_ended() {
+        let desk = desk();
+        let (short, whole) = (train(&desk, 2), train(&desk, 5));
+        let extended = run(longer(&desk, &short, 5)).ok();
+        assert_eq!(extended.fact("extended"), Some("2 of 5 epochs were there"));
+        assert_eq!(extended.warnings(), [""; 0]);
+        for output in ["model", "state"] {
+            assert!(extended.bytes(output) == whole.bytes(output), "{output}");
+        }
+        let (ours, theirs) = (log(&extended), log(&whole));
+        let losses = |log: &[Value]| log.iter().map(|line| line["loss"].clone()).collect::<Vec<_>>();
+        assert_eq!(losses(&ours), losses(&theirs));
+        assert_eq!(ours[..2], log(&short)[..], "with the times of the epochs that were there");
+        assert!(ours.iter().all(|line| line["seconds"].as_f64() > Some(0.0)));
+
+        let mut damaged = longer(&desk, &short, 5);
+        damaged.extends_from.get_mut("state").unwrap().digest = "0".repeat(64);
+        let anew = run(damaged).ok();
+        assert!(anew.warnings()[0].contains("could not be gone on with, this one began anew"), "{:?}", anew.warnings());
+        assert!(anew.fact("extended").is_none() && anew.bytes("model") == whole.bytes("model"));
+    }
+
+    #[test]
+    fn how_far_a_stopped_training_came_is_seen() {
+        let desk = desk();
+        let job = desk.job("train", params(50));
+        let stage = find("train").unwrap().parse(&job.params).unwrap().stage;
+        assert_eq!(stage.resumable(&job.scratch), None);
+        let in_second = |said: &Message| matches!(said, Message::Progress { done, .. } if *done > 3);
+        let stopped = run_until(job.clone(), in_second);
+        assert!(stopped.result.is_err());
+        let told = stage.resumable(&job.scratch).unwrap();
+        let epoch: usize = told.strip_prefix("epoch ").unwrap().strip_suffix(" of 50").unwrap().parse().unwrap();
+        assert!((1..50).contains(&epoch), "{told}");
+        // What the runner throws away when a task dies: its outputs, but not its checkpoints.
+        std::fs::remove_dir_all(&job.outputs).unwrap();
+        std::fs::create_dir_all(&job.outputs).unwrap();
+        let resumed = run(job.clone()).ok();
+        let whole = train(&desk, 50);
+        for output in ["model", "state"] {
+            assert!(resumed.bytes(output) == whole.bytes(output), "{output}");
+        }
+        // Killed while outputs were written: everything is there already, and written once more.
+        std::fs::write(resumed.path("state"), "half").unwrap();
+        std::fs::remove_file(resumed.path("model")).unwrap();
+        let again = run(job).ok();
+        assert!(again.bytes("model") == whole.bytes("model") && again.bytes("state") == whole.bytes("state"));
+    }
+
+    #[test]
+    fn what_is_no_trained_network_is_not_published() {
+        let desk = desk();
+        let ended = train(&desk, 2);
+        let model = ended.bytes("model");
+        let mut infinite = model.clone();
+        let end = infinite.len();
+        infinite[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        desk.model("other", 9, 1);
+        let other = std::fs::read(desk.path("other")).unwrap();
+        for (bytes, words) in [
+            (&infinite, "holds NaN or infinite numbers"),
+            (&other, "bits: 9, expected 8"),
+            (&model[..end - 1].to_vec(), "is not a whole safetensors file"),
+        ] {
+            std::fs::write(ended.path("model"), bytes).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+        }
+        std::fs::write(ended.path("model"), &model).unwrap();
+        for (output, bytes, words) in [
+            ("state", train(&desk, 1).bytes("state"), "epochs: 1, expected 2"),
+            ("log", vec![], "epochs: 0, expected 2"),
+        ] {
+            let whole = ended.bytes(output);
+            std::fs::write(ended.path(output), bytes).unwrap();
+            assert!(ended.breach().contains(words), "{}", ended.breach());
+            std::fs::write(ended.path(output), whole).unwrap();
+        }
+    }
 }

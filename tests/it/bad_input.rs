@@ -380,3 +380,38 @@ fn codes_of_another_list_are_refused() {
     assert_eq!(ended.code, 2, "{}", ended.stderr);
     assert!(ended.stderr.contains("`encode.query/codes` was not made from `lists.shapes/train`"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_strict_protocol_refuses_leaks_and_a_published_one_warns() {
+    let space = Space::empty();
+    let published = PIPELINE.replace("top_k = 10", "top_k = 100");
+    space.write("p.toml", &published);
+    let warned = space.run(&[]).ok().json();
+    let beyond = "`top_k` is 100, but the database has 24 images: all of them count";
+    assert!(warned.iter().any(|event| event["event"] == "warning" && event["text"] == beyond), "{warned:?}");
+
+    space.write("p.toml", published.replace("top_k = 100", "top_k = 100\nprotocol = \"strict\""));
+    for _ in 0..2 {
+        let refused = space.run(&[]);
+        assert_eq!(refused.code, 7, "{}", refused.stderr);
+        assert!(!refused.tasks("start").is_empty(), "a refusal is never cached");
+        let failed = refused.json().into_iter().find(|event| event["event"] == "failed").unwrap();
+        let error = failed["error"].as_str().unwrap();
+        assert!(
+            error.starts_with(&format!("error: {beyond}\n")) && error.contains("protocol = \"published\""),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn one_list_for_queries_and_database_is_refused_before_anything_runs() {
+    let space = Space::empty();
+    let files = "{ name = \"files\", train = \"t.txt\", query = \"d.txt\", database = \"d.txt\", root = \".\" }\n\
+                 protocol = \"strict\"";
+    let shapes = "{ name = \"shapes\", train = 24, query = 8, database = 24, size = 32, seed = 1 }";
+    space.write("p.toml", PIPELINE.replace(shapes, files));
+    let refused = space.run(&[]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    assert!(refused.stderr.contains("`query` and `database` are the same list"), "{}", refused.stderr);
+}

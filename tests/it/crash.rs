@@ -58,7 +58,11 @@ impl std::ops::DerefMut for Started {
 }
 
 fn interrupt(run: &Child) {
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    signal(run, "-INT");
+}
+
+fn signal(run: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &run.id().to_string()]).status().unwrap().success());
 }
 
 /// The bytes of the trained model.
@@ -113,6 +117,17 @@ fn ctrl_c_stops_in_order_and_the_next_run_goes_on() {
 
     space.run(&[]).ok();
     assert_eq!(model(&space), uninterrupted());
+}
+
+#[test]
+fn a_signal_to_terminate_stops_in_order_too() {
+    let space = Space::empty();
+    space.write("p.toml", long());
+    let mut run = start(&space, &["run", "p.toml", "--json"]);
+    wait_for_epoch(&mut run, 3);
+    signal(&run, "-TERM");
+    assert_eq!(run.wait().unwrap().code(), Some(143));
+    assert_clean(&space);
 }
 
 #[test]

@@ -213,6 +213,32 @@ fn own_files(space: &Space, folder: &str) -> String {
     ) + "\n[vars]\nroot = \"own\"\n"
 }
 
+/// What a task said last of its progress.
+fn last_note(events: &[serde_json::Value], task: &str) -> String {
+    let of_task = |event: &&serde_json::Value| event["event"] == "progress" && event["task"] == task;
+    events.iter().rfind(of_task).unwrap()["note"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn other_labels_and_names_of_the_same_pictures_encode_nothing() {
+    let space = Space::empty();
+    let text = own_files(&space, "own");
+    assert_eq!(started(&space, &text, &[]), ALL);
+    let before = space.object("encode.database@bits=8", "codes");
+    let list = std::fs::read_to_string(space.path("own/database.txt")).unwrap();
+    let relabelled: String = list.lines().map(|line| format!("{}1\n", &line[..line.len() - 1])).collect();
+    space.write("own/database.txt", relabelled);
+    let run = space.run(&[]).ok();
+    assert_eq!(run.tasks("start"), only(&["lists", "encode.database", "evaluate", "export"]));
+    assert_eq!(last_note(&run.json(), "encode.database@bits=8"), "images, 24 of them reused");
+    // The file names the list it was made from; the codes themselves are the same.
+    let codes = |path: &std::path::Path| hashpipe::retrieval::read(path).unwrap().0;
+    assert!(codes(&before) == codes(&space.object("encode.database@bits=8", "codes")));
+    // Who forces a stage wants all of it made again.
+    let forced = space.run(&["--force", "encode.database@bits=8"]).ok();
+    assert_eq!(last_note(&forced.json(), "encode.database@bits=8"), "images");
+}
+
 #[test]
 fn the_content_of_own_files_decides() {
     let space = Space::empty();

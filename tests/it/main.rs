@@ -10,6 +10,8 @@ mod crash;
 mod freshness;
 /// AlexNet, the loss and the optimiser against PyTorch's numbers.
 mod golden_network;
+/// Records of runs, what is made of them, and what machines read.
+mod history;
 /// What the cache holds is kept, freed and checked.
 mod keeping;
 /// Promises about the source itself: who imports whom, what is registered, what is in a key.

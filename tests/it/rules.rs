@@ -118,7 +118,7 @@ fn what_is_registered_is_well_formed_and_used() {
 
 /// Every task of the shipped pipelines.
 fn tasks() -> Vec<Task> {
-    let files = ["shapes.toml", "coco_lite.toml", "coco_all_bits.toml", "cifar10.toml"];
+    let files = ["shapes.toml", "coco_lite.toml", "coco_all_bits.toml", "cifar10.toml", "commands.toml"];
     let plan = |file: &str| {
         let request = Request { file: root().join("pipelines").join(file), ..Request::default() };
         Plan::new(&Config::load(&request).unwrap()).unwrap_or_else(|e| panic!("{}", e.render("error")))

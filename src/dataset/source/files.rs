@@ -24,6 +24,9 @@ pub struct Files {
     /// Names of the classes, in the order of the labels; otherwise `class_0`, `class_1`, ...
     #[serde(default)]
     pub classes: Option<Vec<String>>,
+    /// Whether the protocol has the training images in the database too; if this is not said, either is right.
+    #[serde(default)]
+    pub train_in_database: Option<bool>,
 }
 
 impl Source for Files {
@@ -45,6 +48,16 @@ impl Source for Files {
     fn needs(&self, project: &Path) -> Vec<(String, PathBuf)> {
         let lists = self.lists().map(|(name, location)| (format!("{name} list"), location.resolve(project)));
         lists.into_iter().chain([("images".to_string(), self.root.resolve(project))]).collect()
+    }
+
+    fn train_in_database(&self) -> Option<bool> {
+        self.train_in_database
+    }
+
+    fn breaches(&self) -> Vec<String> {
+        let others = [("database", &self.database), ("train", &self.train)];
+        let same = others.into_iter().filter(|(_, list)| **list == self.query);
+        same.map(|(name, _)| format!("`query` and `{name}` are the same list")).collect()
     }
 
     fn build(&self, project: &Path, _images: &Path, progress: Progress) -> Result<Splits> {
@@ -162,7 +175,7 @@ mod tests {
         }
         let at = |path: &str| Location(path.to_string());
         let (train, query, database) = (at("train.txt"), at("query.txt"), at("database.txt"));
-        (folder, Files { train, query, database, root: at("pictures"), classes: None })
+        (folder, Files { train, query, database, root: at("pictures"), classes: None, train_in_database: None })
     }
 
     fn build(folder: &tempfile::TempDir, files: &Files) -> Result<Splits> {
@@ -177,7 +190,7 @@ mod tests {
         let rows: Vec<_> = splits.database.items.iter().map(|item| (item.path.as_str(), item.labels.len())).collect();
         assert_eq!(rows, [("a.png", 1), ("b c.png", 0), ("copy.png", 1)]);
         assert_eq!(splits.query.items[0].digest, splits.database.items[2].digest);
-        assert_eq!(splits.notes.len(), 2, "{:?}", splits.notes);
+        assert_eq!((splits.notes.len(), splits.breaches(None).len()), (1, 1), "{:?}", splits.notes);
     }
 
     #[test]
@@ -238,11 +251,14 @@ mod tests {
         };
         let [train, query, database, root] =
             ["lists/train.txt", "lists/test.txt", "lists/database.txt", "images"].map(|path| Location(path.into()));
-        let files = Files { train, query, database, root, classes: None };
+        let files = Files { train, query, database, root, classes: None, train_in_database: None };
         assert_eq!(files.files(&folder).unwrap().len(), 13 + 3);
         let splits = files.build(&folder, Path::new("unused"), &mut |_, _| Ok(())).unwrap();
         assert_eq!((splits.train.len(), splits.query.len(), splits.database.len()), (9, 4, 13));
         assert_eq!((splits.train.classes.len(), &splits.train.items[0].labels[..3]), (80, &[12, 22, 23][..]));
-        assert_eq!(splits.notes, ["4 of 4 queries are in the database, by content: each finds itself"]);
+        assert_eq!(splits.notes, [""; 0]);
+        let breaches = splits.breaches(None);
+        assert!(breaches[0].starts_with("4 of 4 queries are in the database, by content"), "{breaches:?}");
+        assert_eq!((breaches.len(), splits.breaches(Some(true)).len()), (1, 1));
     }
 }

@@ -78,6 +78,10 @@ impl Source for Folders {
         self.folders.iter().map(|folder| ("folder of class folders".to_string(), root.join(folder))).collect()
     }
 
+    fn train_in_database(&self) -> Option<bool> {
+        Some(self.database != Database::Rest)
+    }
+
     fn build(&self, project: &Path, _images: &Path, progress: Progress) -> Result<Splits> {
         let root = self.root.resolve(project);
         let split = self.split(project)?;

@@ -6,10 +6,10 @@ mod rows;
 mod shapes;
 mod verify;
 
-use super::{Item, List};
+use super::{Item, List, breach};
 use crate::choices;
 use crate::error::Result;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use files::Files;
@@ -46,6 +46,14 @@ pub trait Source {
     /// Everything that must exist before anything can run, for a person: what it is, and its path.
     fn needs(&self, project: &Path) -> Vec<(String, PathBuf)>;
 
+    /// Whether the training images are also in the database, where that is known beforehand: the lists are held to it.
+    fn train_in_database(&self) -> Option<bool>;
+
+    /// Breaches of the protocol that the parameters alone show.
+    fn breaches(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// Makes the lists, decoding every listed image. `images` is an empty folder for those who make their own.
     ///
     /// `progress(done, total)` is told how many images are finished; an error from it stops the work.
@@ -64,7 +72,7 @@ pub struct Splits {
     pub train: List,
     pub query: List,
     pub database: List,
-    /// Things worth telling: queries that are in the database, images without labels.
+    /// Things worth telling that no protocol forbids: images without labels, repeated images.
     pub notes: Vec<String>,
 }
 
@@ -72,26 +80,18 @@ impl Splits {
     fn new(classes: Vec<String>, train: Vec<Item>, query: Vec<Item>, database: Vec<Item>) -> Self {
         let [train, query, database] = [train, query, database].map(|items| List { classes: classes.clone(), items });
         let mut splits = Self { train, query, database, notes: vec![] };
-        splits.notes = [splits.overlaps(), splits.unlabelled()].concat();
+        splits.notes = [splits.repeated(), splits.unlabelled()].concat();
         splits
     }
 
-    /// Images that are in two lists, by content: a copy under another name is the same picture.
-    fn overlaps(&self) -> Vec<String> {
-        let digests = |list: &List| list.items.iter().map(|item| item.digest.clone()).collect::<BTreeSet<_>>();
-        let (train, database) = (digests(&self.train), digests(&self.database));
-        let queries = self.query.len();
-        let within = |known: &BTreeSet<String>| self.query.items.iter().filter(|q| known.contains(&q.digest)).count();
-        let repeated = self.database.len() - database.len();
-        [
-            (within(&database), format!("of {queries} queries are in the database, by content: each finds itself")),
-            (within(&train), format!("of {queries} queries are training images, by content")),
-            (repeated, format!("of {} database images repeat another one, by content", self.database.len())),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, text)| format!("{count} {text}"))
-        .collect()
+    /// What makes the lists measure something else than retrieval of unknown images, each with count and examples.
+    pub fn breaches(&self, train_in_database: Option<bool>) -> Vec<String> {
+        breach::among(&self.train, &self.query, &self.database, train_in_database)
+    }
+
+    fn repeated(&self) -> Vec<String> {
+        let text = format!("of {} database images repeat another one, by content", self.database.len());
+        breach::told(&breach::repeated(&self.database), text).into_iter().collect()
     }
 
     fn unlabelled(&self) -> Vec<String> {
@@ -127,12 +127,38 @@ mod tests {
         assert_eq!(
             splits.notes,
             [
-                "2 of 2 queries are in the database, by content: each finds itself",
-                "1 of 2 queries are training images, by content",
-                "1 of 3 database images repeat another one, by content",
+                "1 of 3 database images repeat another one, by content (`g` as `f`)",
                 "1 of 2 queries have no label: nothing is relevant to them",
             ]
         );
+        let leaks = [
+            "2 of 2 queries are in the database, by content: each finds itself (`c` as `g`, `d` as `e`)",
+            "1 of 2 queries are training images, by content (`c` as `b`)",
+        ];
+        assert_eq!(splits.breaches(None), leaks);
+        let inside = "1 of 2 training images are not in the database, by content, but the protocol says so (`a`)";
+        assert_eq!(splits.breaches(Some(true)), [leaks[0], leaks[1], inside]);
+        let apart =
+            "1 of 2 training images are in the database, by content, but the protocol keeps them apart (`b` as `g`)";
+        assert_eq!(splits.breaches(Some(false)), [leaks[0], leaks[1], apart]);
+    }
+
+    #[test]
+    fn lists_that_share_nothing_break_nothing() {
+        let list = |digests: &str| digests.chars().map(|digest| item("x", &[0], digest)).collect::<Vec<_>>();
+        let splits = Splits::new(vec!["x".into()], list("abc"), list("de"), list("fgh"));
+        assert_eq!(splits.breaches(Some(false)), [""; 0]);
+        assert_eq!(splits.breaches(Some(true)).len(), 1);
+        assert_eq!(splits.notes, [""; 0]);
+    }
+
+    #[test]
+    fn the_first_examples_are_named() {
+        let same = |digests: &str| digests.chars().map(|c| item(&format!("{c}.jpg"), &[0], c)).collect::<Vec<_>>();
+        let splits = Splits::new(vec!["x".into()], vec![], same("abcdef"), same("abcdef"));
+        let expected =
+            "6 of 6 queries are in the database, by content: each finds itself (`a.jpg`, `b.jpg`, `c.jpg`, ...)";
+        assert_eq!(splits.breaches(None), [expected]);
     }
 
     #[test]

@@ -70,6 +70,10 @@ impl BuildLoss for HashNet {
         let bank = || (vec![0.0; images * bits], LabelSets::empty(images, classes));
         Ok(Box::new(State { params: self.clone(), bits, bank: (self.pairs == Pairs::Bank).then(bank) }))
     }
+
+    fn looks_ahead(&self) -> bool {
+        false
+    }
 }
 
 impl State {

@@ -50,6 +50,10 @@ pub struct Sizes {
 /// Builds a loss out of its parameters in the pipeline file.
 pub trait BuildLoss {
     fn build(&self, sizes: Sizes) -> Result<Box<dyn Loss>>;
+
+    /// Whether what it computes in an epoch depends on how many there will be: then a finished training cannot be made
+    /// longer. No default, so that whoever writes a loss decides.
+    fn looks_ahead(&self) -> bool;
 }
 
 choices! {

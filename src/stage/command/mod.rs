@@ -13,7 +13,8 @@
 mod supervise;
 mod template;
 
-use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Wants, Words};
+use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Words};
+use crate::amounts::Wants;
 use crate::dataset::Location;
 use crate::error::{Error, Kind, Result};
 use crate::names::{is_name, known_or_nearest};
@@ -43,6 +44,8 @@ pub(super) struct Command {
     env: Vec<String>,
     /// What it occupies; never part of the key.
     #[serde(default, skip_serializing)]
+    #[schemars(extend("format" = "wants"))]
+    #[expect(dead_code, reason = "the plan reads it from the file, as it reads `[resources]`")]
     resources: Wants,
     /// Give it a folder that outlives failed attempts, in `HASHPIPE_RESUME_DIR`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -84,8 +87,12 @@ impl Stage for Command {
         placed.map(|(name, place)| (name.as_str(), self.with_params(&place.0))).collect()
     }
 
-    fn wants(&self) -> Option<&Wants> {
-        Some(&self.resources)
+    fn runs_a_program(&self) -> bool {
+        true
+    }
+
+    fn is_parallel(&self) -> bool {
+        holes(&self.run).contains(&Hole::Threads)
     }
 
     fn facts(&self) -> Vec<Fact> {
@@ -110,7 +117,8 @@ impl Stage for Command {
         if self.run.texts().first().is_none_or(|first| first.trim().is_empty()) {
             errors.push(("run", Error::input("`run` is empty").hint("write `run = [\"program\", \"argument\"]`")));
         }
-        for (key, names) in [("inputs", keys(&self.inputs)), ("params", keys(&self.params)), ("outputs", keys(&self.outputs))]
+        for (key, names) in
+            [("inputs", keys(&self.inputs)), ("params", keys(&self.params)), ("outputs", keys(&self.outputs))]
         {
             let odd = names.into_iter().filter(|name| !is_name(name));
             errors.extend(odd.map(|name| {
@@ -171,7 +179,8 @@ fn ending(path: &str) -> String {
 
 /// Whether a path stays below the folder it is taken from.
 fn stays_below(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    !path.is_empty()
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 impl Command {
@@ -382,7 +391,8 @@ mod tests {
 
     #[test]
     fn what_is_at_its_default_or_no_part_of_the_result_is_not_in_the_parameters() {
-        let params = serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
+        let params =
+            serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
         assert_eq!(params, json!({"run": "x", "inputs": {}, "params": {}, "outputs": {}, "env": []}));
     }
 }

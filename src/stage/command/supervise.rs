@@ -23,12 +23,7 @@ enum Word {
 }
 
 /// Runs a program to its end. What it prints goes to this process's standard error, which is the task's log.
-pub(super) fn run(
-    cx: &mut Ctx,
-    folder: &Path,
-    arguments: &[String],
-    environment: &[(String, String)],
-) -> Result<()> {
+pub(super) fn run(cx: &mut Ctx, folder: &Path, arguments: &[String], environment: &[(String, String)]) -> Result<()> {
     process::adopt_orphans();
     let child = spawn(folder, arguments, environment)?;
     let (sender, words) = channel();

@@ -87,8 +87,7 @@ mod tests {
     fn holes_are_filled_and_other_braces_stay() {
         let text = "awk '{print $1}' {in.a}/{in.b} > {out.c} ${HOME} {param.x}{threads} {in.d";
         let words = Words::Line(text.into());
-        let expected =
-            [Hole::In("a"), Hole::In("b"), Hole::Out("c"), Hole::Param("x"), Hole::Threads];
+        let expected = [Hole::In("a"), Hole::In("b"), Hole::Out("c"), Hole::Param("x"), Hole::Threads];
         assert_eq!(holes(&words), expected);
         let value = |hole: Hole| match hole {
             Hole::In(name) | Hole::Out(name) | Hole::Param(name) => name.to_uppercase(),

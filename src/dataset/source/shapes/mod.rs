@@ -78,6 +78,10 @@ impl Source for Shapes {
         vec![]
     }
 
+    fn train_in_database(&self) -> Option<bool> {
+        Some(self.train_in_database)
+    }
+
     fn build(&self, _project: &Path, images: &Path, progress: Progress) -> Result<Splits> {
         self.check()?;
         let shared = if self.train_in_database { self.train } else { 0 };

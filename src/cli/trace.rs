@@ -1,0 +1,34 @@
+//! `hashpipe trace`: a run as a picture, for <https://ui.perfetto.dev>.
+
+use super::history::Cache;
+use crate::cache::write_aside;
+use crate::error::Result;
+use crate::report::{note, print};
+use crate::runs::trace;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A run: `last`, `last-1`, or the beginning of its id or of the id's last part
+    #[arg(default_value = "last")]
+    run: String,
+    /// The file to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    cache: Cache,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    let record = arguments.cache.run(&arguments.run)?;
+    let text = trace(&record, &arguments.cache.runs().events(&record.id)).to_string();
+    match &arguments.output {
+        None => print(&text),
+        Some(path) => {
+            write_aside(path, text.as_bytes())?;
+            note(&format!("hashpipe: wrote {}; open it at https://ui.perfetto.dev", path.display()));
+        }
+    }
+    Ok(0)
+}

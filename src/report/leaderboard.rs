@@ -1,0 +1,363 @@
+//! Every evaluation in a cache, side by side where they can be compared: one table per protocol.
+//!
+//! A protocol is all that an evaluation's key holds but the codes themselves: both lists, the rule of relevance, the
+//! ranks that count. What was done to get the codes is found by following digests back through the cache's records, so
+//! that names do not matter. Results whose history differs in nothing but the seed are one row.
+
+use super::form::Table;
+use super::spread::{is_inside, spread};
+use super::summary::in_order;
+use crate::cache::{Action, Key};
+use crate::event::Spread;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What a result was called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    pub pipeline: String,
+    pub task: String,
+}
+
+/// Results of one protocol.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Leaderboard {
+    /// What all rows have in common: lists, ranks, rules.
+    pub protocol: BTreeMap<String, String>,
+    pub entries: Vec<Entry>,
+}
+
+/// One way to make codes, over all of its seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Entry {
+    pub pipeline: String,
+    pub stage: String,
+    /// What was done, by kind of stage and key: `train.bits`.
+    pub parameters: BTreeMap<String, String>,
+    /// The seeds, in order.
+    pub seeds: Vec<String>,
+    pub metrics: BTreeMap<String, Figure>,
+    /// How it compares with the best entry of the same code length.
+    pub mark: Mark,
+}
+
+/// A figure over the seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figure {
+    pub mean: f64,
+    /// `null` for one seed.
+    pub spread: Option<Spread>,
+    /// Per seed.
+    pub values: Vec<f64>,
+}
+
+/// How an entry compares with the best one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    Best,
+    /// The difference lies inside its 95 % interval.
+    Inside,
+    /// The difference is larger than that.
+    Below,
+    /// One seed on either side: nobody knows.
+    Unknown,
+}
+
+impl Mark {
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Inside => "~",
+            Self::Below => "",
+            Self::Unknown => "?",
+        }
+    }
+}
+
+/// How the marks are to be read.
+const MARKS: &[&str] = &[
+    "best: of its code length; ~: the difference to it lies inside its 95 % interval (Welch's t over seeds);",
+    "?: one seed alone has no interval. ±: half the 95 % interval of the mean (Student's t, n - 1 degrees of freedom).",
+];
+
+impl Leaderboard {
+    /// The boards of all evaluations that have a name, or with `all`, of every one.
+    pub fn all(actions: &[Action], names: &HashMap<Key, BTreeSet<Named>>, all: bool) -> Vec<Self> {
+        let history = History::new(actions);
+        let mut boards: BTreeMap<BTreeMap<String, String>, Vec<(Entry, &Action)>> = BTreeMap::new();
+        for action in actions.iter().filter(|action| action.kind == "evaluate" && !action.metrics.is_empty()) {
+            let name = names.get(&action.key).and_then(BTreeSet::first);
+            if name.is_some() || all {
+                let entry = history.entry(action, name);
+                boards.entry(history.protocol(action, names)).or_default().push((entry, action));
+            }
+        }
+        let boards = boards.into_iter().map(|(protocol, found)| {
+            let mut entries = over_seeds(found);
+            mark(&mut entries);
+            Self { protocol, entries }
+        });
+        boards.collect()
+    }
+
+    /// What the table is of, in a line.
+    pub fn title(&self) -> String {
+        let value = |name: &str| self.protocol.get(name).map_or("", String::as_str);
+        let known = ["query_list", "database_list"];
+        let others: Vec<String> = self
+            .protocol
+            .iter()
+            .filter(|(name, _)| !known.contains(&name.as_str()))
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        format!("{} in {}; {}", value("query_list"), value("database_list"), others.join(", "))
+    }
+
+    /// What has to be known to read the tables, in lines.
+    pub fn legend() -> &'static [&'static str] {
+        MARKS
+    }
+
+    /// A row per entry; of the parameters, those that differ.
+    pub fn to_table(&self) -> Table {
+        let differing = self.differing();
+        let stages: BTreeSet<&String> = self.entries.iter().map(|entry| &entry.stage).collect();
+        let metrics = in_order(self.entries.iter().flat_map(|entry| entry.metrics.keys()));
+        let mut heads = vec!["pipeline".to_string()];
+        heads.extend((stages.len() > 1).then(|| "stage".to_string()));
+        heads.extend(differing.iter().map(|name| short_name(name, &differing)));
+        heads.push("seeds".into());
+        heads.extend(metrics.iter().cloned());
+        heads.push("mark".into());
+        let row = |entry: &Entry| {
+            let mut cells = vec![entry.pipeline.clone()];
+            cells.extend((stages.len() > 1).then(|| entry.stage.clone()));
+            cells.extend(differing.iter().map(|name| entry.parameters.get(name).cloned().unwrap_or_default()));
+            cells.push(entry.seeds.len().to_string());
+            cells.extend(metrics.iter().map(|name| entry.metrics.get(name).map_or(String::new(), Figure::text)));
+            cells.push(entry.mark.sign().to_string());
+            cells
+        };
+        Table { heads, rows: self.entries.iter().map(row).collect() }
+    }
+
+    /// Names of the parameters that not all entries have alike.
+    fn differing(&self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.entries.iter().flat_map(|entry| entry.parameters.keys()).collect();
+        let values =
+            |name: &String| self.entries.iter().map(|entry| entry.parameters.get(name)).collect::<BTreeSet<_>>();
+        let mut names: Vec<String> = names.into_iter().filter(|name| values(name).len() > 1).cloned().collect();
+        names.sort_by_key(|name| name != BITS);
+        names
+    }
+}
+
+impl Figure {
+    fn new(values: Vec<f64>) -> Self {
+        let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+        Self { mean, spread: spread(&values), values }
+    }
+
+    fn text(&self) -> String {
+        match self.spread.filter(|spread| spread.deviation > 0.0) {
+            Some(spread) => format!("{:.4} ± {:.4}", spread.mean, spread.interval),
+            None => format!("{:.4}", self.mean),
+        }
+    }
+}
+
+/// Parameters that are known by name here.
+const BITS: &str = "train.bits";
+const SEED: &str = "train.seed";
+
+/// A parameter's name without its kind of stage, where that is enough.
+fn short_name(name: &str, all: &[String]) -> String {
+    let bare = |name: &str| name.split_once('.').map_or(name.to_string(), |(_, rest)| rest.to_string());
+    let own = bare(name);
+    if all.iter().filter(|other| bare(other) == own).count() == 1 { own } else { name.to_string() }
+}
+
+/// The records of a cache by what they made.
+struct History<'a> {
+    /// Digest of an output to the first record that made it, and the output's name.
+    makers: HashMap<&'a str, (&'a Action, &'a str)>,
+}
+
+impl<'a> History<'a> {
+    fn new(actions: &'a [Action]) -> Self {
+        let mut makers: HashMap<&str, (&Action, &str)> = HashMap::new();
+        for action in actions {
+            for (port, object) in &action.outputs {
+                let maker = makers.entry(&object.digest).or_insert((action, port));
+                if (action.made, &action.key) < (maker.0.made, &maker.0.key) {
+                    *maker = (action, port);
+                }
+            }
+        }
+        Self { makers }
+    }
+
+    /// All that an evaluation's key holds but the codes.
+    fn protocol(&self, action: &Action, names: &HashMap<Key, BTreeSet<Named>>) -> BTreeMap<String, String> {
+        let lines = action.lines.iter().filter(|line| !line.name.ends_with("_codes") && line.name != "kind");
+        let text = |value: &str| {
+            let Some(digest) = content(value) else { return value.to_string() };
+            let short = digest.get(..12).unwrap_or(digest);
+            let made = self.makers.get(digest).and_then(|(maker, port)| {
+                let name = names.get(&maker.key)?.first()?;
+                Some(format!("{}/{port} ({short})", name.task))
+            });
+            made.unwrap_or_else(|| short.to_string())
+        };
+        lines.map(|line| (bare(&line.name).to_string(), text(&line.value))).collect()
+    }
+
+    fn entry(&self, action: &Action, name: Option<&Named>) -> Entry {
+        let mut parameters: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let codes = action.lines.iter().filter(|line| line.name.ends_with("_codes"));
+        let mut seen = BTreeSet::new();
+        for digest in codes.filter_map(|line| content(&line.value)) {
+            self.follow(digest, "codes", &mut seen, &mut parameters);
+        }
+        let mut parameters: BTreeMap<String, String> = parameters
+            .into_iter()
+            .map(|(name, values)| (name, values.into_iter().collect::<Vec<_>>().join(", ")))
+            .collect();
+        let seed = parameters.remove(SEED);
+        let task = name.map_or(action.key.short(), |name| &name.task);
+        Entry {
+            pipeline: name.map_or(String::new(), |name| name.pipeline.clone()),
+            stage: super::tally::stage_of(task).to_string(),
+            parameters,
+            seeds: seed.into_iter().collect(),
+            metrics: action.metrics.iter().map(|(name, value)| (name.clone(), Figure::new(vec![*value]))).collect(),
+            mark: Mark::Unknown,
+        }
+    }
+
+    /// Gathers what went into some content: the parameters of the record that made it, and of those behind it.
+    fn follow(
+        &self,
+        digest: &str,
+        name: &str,
+        seen: &mut BTreeSet<&'a Key>,
+        parameters: &mut BTreeMap<String, BTreeSet<String>>,
+    ) {
+        let short = digest.get(..12).unwrap_or(digest);
+        let Some((maker, _)) = self.makers.get(digest).filter(|(maker, _)| maker.kind != "lists") else {
+            parameters.entry(name.to_string()).or_default().insert(short.to_string());
+            return;
+        };
+        // A stage may give back what it was given.
+        if !seen.insert(&maker.key) {
+            return;
+        }
+        for line in maker.lines.iter().filter(|line| line.name != "kind") {
+            let name = format!("{}.{}", maker.kind, bare(&line.name));
+            match content(&line.value) {
+                // The lists of queries and database are part of the protocol.
+                Some(_) if maker.kind == "encode" && line.name == "params.list" => {}
+                Some(digest) => self.follow(digest, &name, seen, parameters),
+                None => drop(parameters.entry(name).or_default().insert(line.value.clone())),
+            }
+        }
+    }
+}
+
+fn bare(name: &str) -> &str {
+    name.strip_prefix("params.").unwrap_or(name)
+}
+
+/// The digest in a key line that stands for content.
+fn content(value: &str) -> Option<&str> {
+    value.strip_prefix("blake3:")
+}
+
+/// Entries that differ in nothing but the seed, as one. Of several results for one seed, the first is taken.
+fn over_seeds(mut found: Vec<(Entry, &Action)>) -> Vec<Entry> {
+    found.sort_by_key(|(_, action)| (action.made, action.key.clone()));
+    let mut groups: Vec<(Entry, BTreeMap<String, &Action>)> = vec![];
+    for (entry, action) in found {
+        let seed = entry.seeds.first().cloned().unwrap_or_default();
+        match groups.iter_mut().find(|(group, _)| group.parameters == entry.parameters) {
+            Some((_, seeds)) => drop(seeds.entry(seed).or_insert(action)),
+            None => groups.push((entry, BTreeMap::from([(seed, action)]))),
+        }
+    }
+    let merged = groups.into_iter().map(|(entry, seeds)| {
+        let names: BTreeSet<&String> = seeds.values().flat_map(|action| action.metrics.keys()).collect();
+        let values = |name: &String| seeds.values().filter_map(|action| action.metrics.get(name).copied()).collect();
+        let metrics = names.into_iter().map(|name| (name.clone(), Figure::new(values(name)))).collect();
+        Entry { seeds: seeds.keys().cloned().collect(), metrics, ..entry }
+    });
+    merged.collect()
+}
+
+/// Sorts by code length and then the first figure, and compares each entry with the best of its length.
+fn mark(entries: &mut [Entry]) {
+    let Some(first) = in_order(entries.iter().flat_map(|entry| entry.metrics.keys())).into_iter().next() else {
+        return;
+    };
+    let bits = |entry: &Entry| entry.parameters.get(BITS).and_then(|bits| bits.parse::<u64>().ok());
+    let mean = |entry: &Entry| entry.metrics.get(&first).map_or(f64::NEG_INFINITY, |figure| figure.mean);
+    entries.sort_by(|a, b| bits(a).cmp(&bits(b)).then(mean(b).total_cmp(&mean(a))));
+    for group in entries.chunk_by_mut(|a, b| bits(a) == bits(b)) {
+        let values = |entry: &Entry| entry.metrics.get(&first).map(|figure| figure.values.clone()).unwrap_or_default();
+        let best = values(&group[0]);
+        for (position, entry) in group.iter_mut().enumerate() {
+            entry.mark = match is_inside(&best, &values(entry)) {
+                _ if position == 0 => Mark::Best,
+                Some(true) => Mark::Inside,
+                Some(false) => Mark::Below,
+                None => Mark::Unknown,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(bits: &str, values: &[f64]) -> Entry {
+        Entry {
+            pipeline: "p".into(),
+            stage: "evaluate.map".into(),
+            parameters: [(BITS.to_string(), bits.to_string())].into(),
+            seeds: vec![],
+            metrics: [("mAP@10".to_string(), Figure::new(values.to_vec()))].into(),
+            mark: Mark::Unknown,
+        }
+    }
+
+    #[test]
+    fn the_best_of_each_length_comes_first_and_near_ones_are_marked() {
+        let mut entries = vec![
+            entry("8", &[0.40, 0.41, 0.42]),
+            entry("8", &[0.69, 0.71, 0.73]),
+            entry("128", &[0.9]),
+            entry("8", &[0.70, 0.71, 0.75]),
+            entry("8", &[0.5]),
+        ];
+        mark(&mut entries);
+        let bits: Vec<&str> = entries.iter().map(|entry| entry.parameters[BITS].as_str()).collect();
+        assert_eq!(bits, ["8", "8", "8", "8", "128"]);
+        let marks: Vec<&str> = entries.iter().map(|entry| entry.mark.sign()).collect();
+        assert_eq!(marks, ["best", "~", "?", "", "best"]);
+    }
+
+    #[test]
+    fn a_record_that_gives_back_what_it_was_given_is_followed_once() {
+        let text = format!(
+            r#"{{"key":"{}","lines":[{{"name":"params.x","value":"blake3:aa"}}],"kind":"command",
+            "outputs":{{"y":{{"digest":"aa","size":1,"folder":false}}}},"metrics":{{}},"warnings":[],"seconds":1.0,
+            "threads":1,"gpu":null,"host":"h","made":0}}"#,
+            "0".repeat(64)
+        );
+        let actions: Vec<Action> = vec![serde_json::from_str(&text).unwrap()];
+        let mut parameters = BTreeMap::new();
+        History::new(&actions).follow("aa", "codes", &mut BTreeSet::new(), &mut parameters);
+        assert!(parameters.is_empty());
+    }
+}

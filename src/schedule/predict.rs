@@ -1,0 +1,68 @@
+//! What tasks want of the machine, and how long they will take by what is known of earlier runs.
+
+use super::machine::Machine;
+use super::need::{Gpu, Need};
+use super::simulate::{Expected, Prediction, simulate};
+use crate::cache::{Attempt, End, Known};
+use crate::error::Result;
+use crate::plan::{Plan, Task, TaskId};
+use std::collections::HashMap;
+
+/// What a task's stage can do with a GPU.
+pub fn use_of_gpu(task: &Task) -> Gpu {
+    if task.step.runs_a_program() { Gpu::Unknown } else { Gpu::of_builtin(task.step.resources().gpu) }
+}
+
+/// What a task wants, by what is written about it and what was seen of it.
+///
+/// # Errors
+/// If GPUs are demanded for a stage that cannot use them.
+pub fn need(task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
+    let attempts = known.attempts(&task.name);
+    let seen = attempts.iter().rev().find_map(|attempt| attempt.gpu_memory);
+    let mut need = Need::of(&task.name, &task.wants, use_of_gpu(task), seen, machine)?;
+    if !task.step.is_parallel() {
+        need.cpus = need.cpus.or(Some(1));
+    }
+    need.alone = attempts.iter().any(|attempt| attempt.alone);
+    Ok(need)
+}
+
+/// Seconds each task took when it last ended well; where it never did, what others of its stage took, or of its kind.
+pub(super) fn seconds(plan: &Plan, known: &Known) -> Vec<Option<f64>> {
+    let own: Vec<Option<f64>> = plan.tasks.iter().map(|task| last(known.attempts(&task.name))).collect();
+    let mut groups: HashMap<&str, (f64, u32)> = HashMap::new();
+    for (task, seconds) in plan.tasks.iter().zip(&own) {
+        let Some(seconds) = seconds else { continue };
+        for group in [task.stage.as_str(), task.kind.name] {
+            let (sum, count) = groups.entry(group).or_default();
+            *sum += seconds;
+            *count += 1;
+        }
+    }
+    let mean = |group: &str| groups.get(group).map(|(sum, count)| sum / f64::from(*count));
+    let guess = |task: &Task| mean(&task.stage).or_else(|| mean(task.kind.name));
+    plan.tasks.iter().zip(own).map(|(task, own)| own.or_else(|| guess(task))).collect()
+}
+
+fn last(attempts: &[Attempt]) -> Option<f64> {
+    attempts.iter().rev().find(|attempt| attempt.end == End::Done).map(|attempt| attempt.seconds)
+}
+
+/// What running these tasks would take; a task's `part` is what is left of it to do, from 0 to 1.
+///
+/// Tasks that this machine can never run are left out; the run tells of them.
+pub fn predict(plan: &Plan, known: &Known, machine: &Machine, tasks: &[(TaskId, f64)]) -> Prediction {
+    let seconds = seconds(plan, known);
+    let positions: HashMap<TaskId, usize> = tasks.iter().enumerate().map(|(i, (id, _))| (*id, i)).collect();
+    let expected = |(id, part): &(TaskId, f64)| {
+        let task = plan.task(*id);
+        Expected {
+            need: need(task, known, machine).unwrap_or_default(),
+            seconds: seconds[id.0].map(|seconds| seconds * part),
+            priority: task.wants.priority.unwrap_or(0),
+            needs: plan.graph.needs(*id).iter().filter_map(|need| positions.get(need).copied()).collect(),
+        }
+    };
+    simulate(&tasks.iter().map(expected).collect::<Vec<_>>(), machine)
+}
