@@ -42,6 +42,7 @@ impl Store {
 
     /// The largest smaller result whose bytes are there. What it holds is checked by the stage that starts from it.
     pub fn extension(&self, member: &Member, extends: Extends) -> Option<Extension> {
+        let _hold = self.hold().ok();
         let entries = std::fs::read_dir(self.family_path(member)).ok()?.flatten();
         let mut values: Vec<u64> = entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -59,11 +60,9 @@ impl Store {
             let needed = |name: &&str| action.outputs.get(*name).map(|object| ((*name).to_string(), object.clone()));
             let outputs: Outputs = extends.outputs.iter().filter_map(needed).collect();
             let there = outputs.values().all(|object| self.object_path(object).exists());
-            (there && outputs.len() == extends.outputs.len()).then(|| Extension {
-                from,
-                to: member.value,
-                outputs,
-                key: action.key.clone(),
+            (there && outputs.len() == extends.outputs.len()).then(|| {
+                self.claim(&action.key);
+                Extension { from, to: member.value, outputs, key: action.key.clone() }
             })
         })
     }

@@ -46,8 +46,7 @@ pub use extension::{Extension, Member};
 pub use hold::Hold;
 pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
 pub use keep::{
-    Bytes, Fault, Freed, GRACE, Item, Limits, Period, Request, StageUsage, Usage, Verified, What, gc, gc_after_run,
-    usage, verify,
+    Fault, Freed, GRACE, Item, Limits, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
 };
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};

@@ -129,7 +129,7 @@ impl Digests {
     fn known_as(&self, path: &PathId, stamp: &Stamp, now: u32) -> Option<Hash> {
         let entry = self.known.get(path, stamp)?;
         let age = Duration::from_secs(now.abs_diff(entry.checked).into());
-        if self.trusted_for.is_some_and(|longest| age > longest) {
+        if self.trusted_for.is_some_and(|longest| age >= longest) {
             return None;
         }
         self.known.ask(&entry, now);

@@ -63,8 +63,8 @@ impl Digests {
         Self { watch, ..self.clone() }
     }
 
-    /// The same memo, but what was last read longer than `age` ago is read again: a disk can lose bytes without any
-    /// time changing.
+    /// The same memo, but what was last read `age` ago or before is read again: a disk can lose bytes without any time
+    /// changing. With no age at all, everything is.
     #[must_use]
     pub fn trusted_for(&self, age: Duration) -> Self {
         Self { trusted_for: Some(age), ..self.clone() }

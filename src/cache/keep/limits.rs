@@ -1,6 +1,6 @@
 //! How large a cache may grow: from the command line, the environment, or `config.toml` in the cache.
 
-use super::amounts::{Bytes, Period};
+use crate::amounts::{Bytes, Period};
 use crate::error::{Error, Place, Result};
 use serde::Deserialize;
 use std::io::ErrorKind;

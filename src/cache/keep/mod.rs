@@ -1,6 +1,5 @@
 //! Housekeeping: what the cache holds, what may go, and whether what is there is what it should be.
 
-mod amounts;
 mod choose;
 mod gc;
 mod inventory;
@@ -11,7 +10,6 @@ mod pins;
 mod usage;
 mod verify;
 
-pub use amounts::{Bytes, Period};
 pub use gc::{Freed, GRACE, Request, gc, gc_after_run};
 pub use item::{Item, What};
 pub use limits::Limits;

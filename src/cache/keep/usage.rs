@@ -1,6 +1,6 @@
 //! What the cache holds, by pipeline and stage, and by what it is for.
 
-use super::inventory::{Inventory, bytes_of, entries};
+use super::inventory::{Inventory, Recorded, bytes_of, entries, two_deep};
 use super::leftovers::Finder;
 use crate::cache::Store;
 use crate::error::Result;
@@ -52,11 +52,11 @@ pub fn usage(store: &Store, grace: Duration, now: SystemTime) -> Result<Usage> {
         objects.fold((0, 0), |(n, bytes), (digest, _)| (n + 1, bytes + inventory.bytes(digest)))
     };
     let unused = inventory.objects.iter().filter(|(digest, _)| !owners.contains_key(digest.as_str()));
-    let bytes_where = |of: &dyn Fn(&super::inventory::Recorded) -> bool| {
+    let bytes_where = |of: &dyn Fn(&Recorded) -> bool| {
         let digests: BTreeSet<&String> = inventory.results.iter().filter(|r| of(r)).flat_map(|r| &r.outputs).collect();
         digests.into_iter().map(|digest| inventory.bytes(digest)).sum::<u64>()
     };
-    let wanted = |result: &super::inventory::Recorded| result.newest || inventory.pinned.contains(&result.key);
+    let wanted = |result: &Recorded| result.newest || inventory.pinned.contains(&result.key);
     Ok(Usage {
         stages: stages(&inventory, &owners),
         shared: sum(&|owners| owners.len() > 1),
@@ -77,9 +77,10 @@ pub(super) fn total(store: &Store, inventory: &Inventory) -> u64 {
 
 /// Everything but the objects.
 fn others(store: &Store) -> Vec<(&'static str, usize, u64)> {
-    const FOLDERS: [(&str, &str); 8] = [
+    const FOLDERS: [(&str, &str); 9] = [
         ("actions", "records"),
         ("shards", "parts of codes"),
+        ("longer", "notes for longer trainings"),
         ("scratch", "resume states"),
         ("runs", "runs and logs"),
         ("known", "histories of tasks"),
@@ -92,7 +93,8 @@ fn others(store: &Store) -> Vec<(&'static str, usize, u64)> {
         .map(|(folder, what)| {
             let path = store.root.join(folder);
             let count = match *folder {
-                "actions" | "shards" => super::inventory::two_deep(&path).len(),
+                "actions" | "shards" | "longer" => two_deep(&path).len(),
+                "runs" => entries(&path).iter().filter(|run| run.join("run.json").exists()).count(),
                 _ => entries(&path).iter().filter(|path| path.extension().is_none()).count(),
             };
             (*what, count, bytes_of(&path))
@@ -117,7 +119,7 @@ fn owners(inventory: &Inventory) -> HashMap<&str, BTreeSet<Owner>> {
     owners
 }
 
-fn owners_of(result: &super::inventory::Recorded) -> Vec<Owner> {
+fn owners_of(result: &Recorded) -> Vec<Owner> {
     let stage = |task: &str| task.split('@').next().unwrap_or(task).to_string();
     let mut owners: Vec<Owner> =
         result.tasks.iter().map(|(pipeline, task)| (pipeline.clone(), stage(task), result.kind.clone())).collect();

@@ -1,13 +1,13 @@
 //! Reads every record and every object in full, trusting neither names nor times nor the memo of digests.
 
 use super::inventory::{Inventory, Tasks, is_digest, name, two_deep};
-use crate::cache::digest::hash_path;
-use crate::cache::{Action, Key, Store, key};
+use crate::cache::{Action, Digests, Key, Store, key};
 use crate::error::{Error, Kind, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What was found.
 #[derive(Debug)]
@@ -48,11 +48,12 @@ pub fn verify(store: &Store, jobs: usize, repair: bool, progress: &(dyn Fn(u64, 
     let records = visible(store, "actions");
     let objects = visible(store, "objects");
     let tasks = Tasks::read(store);
+    let digests = unbelieving(store, repair);
     let (total, done) = (inventory.objects.values().sum(), AtomicU64::new(0));
     let mut faults: Vec<Fault> = pool.install(|| {
         let of_records = records.par_iter().filter_map(|path| check_record(path, &tasks));
         let of_objects = objects.par_iter().filter_map(|path| {
-            let fault = check_object(path, &inventory);
+            let fault = check_object(path, &inventory, &digests);
             let bytes = inventory.bytes(&name(path));
             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
             fault
@@ -60,13 +61,21 @@ pub fn verify(store: &Store, jobs: usize, repair: bool, progress: &(dyn Fn(u64, 
         of_records.chain(of_objects).collect()
     });
     if repair {
-        faults.iter_mut().try_for_each(|fault| mend(store, fault))?;
+        faults.iter_mut().try_for_each(|fault| mend(store, fault, &digests))?;
+        digests.save()?;
     }
     let evicted = inventory.results.iter().filter(|result| !inventory.is_whole(result)).count();
     let named: HashSet<&String> =
         inventory.results.iter().flat_map(|result| result.outputs.iter().chain(&result.variants)).collect();
     let orphans = inventory.objects.keys().filter(|digest| !named.contains(digest)).count();
     Ok(Verified { records: records.len(), objects: objects.len(), bytes: total, evicted, orphans, faults })
+}
+
+/// Digests of which every one is found by reading. If it writes at all, the memo of digests learns what was read.
+fn unbelieving(store: &Store, writes: bool) -> Digests {
+    let memo = store.root.join("digests");
+    let digests = if writes { Digests::open(memo) } else { Digests::read_only(memo) };
+    digests.trusted_for(Duration::ZERO)
 }
 
 /// Everything in the folders of a folder that is not being written just now.
@@ -104,20 +113,20 @@ fn record_problem(path: &Path, named: Option<&Key>) -> Option<String> {
     }
 }
 
-fn check_object(path: &Path, inventory: &Inventory) -> Option<Fault> {
+fn check_object(path: &Path, inventory: &Inventory, digests: &Digests) -> Option<Fault> {
     let digest = name(path);
-    let problem = object_problem(path)?;
+    let problem = object_problem(path, digests)?;
     let owners = inventory.results.iter().filter(|result| result.outputs.contains(&digest));
     let tasks = owners.flat_map(|result| result.tasks.iter().cloned()).collect();
     Some(Fault { what: "object", path: path.to_path_buf(), problem, tasks, moved: None })
 }
 
-fn object_problem(path: &Path) -> Option<String> {
+fn object_problem(path: &Path, digests: &Digests) -> Option<String> {
     let digest = name(path);
     if !is_digest(&digest) || !is_in_its_folder(path) {
         return Some("no object has such a name".into());
     }
-    match hash_path(path) {
+    match digests.path(path) {
         Ok(found) if found == digest => None,
         Ok(found) => Some(format!("has blake3 {found}")),
         // `gc` may have removed it meanwhile.
@@ -127,11 +136,11 @@ fn object_problem(path: &Path) -> Option<String> {
 }
 
 /// Moves what is bad away, unless a run has done so already and put a good one in its place.
-fn mend(store: &Store, fault: &mut Fault) -> Result<()> {
+fn mend(store: &Store, fault: &mut Fault, digests: &Digests) -> Result<()> {
     let named = name(&fault.path).strip_suffix(".json").and_then(Key::parse);
     let still = match fault.what {
         "record" => record_problem(&fault.path, named.as_ref()),
-        _ => object_problem(&fault.path),
+        _ => object_problem(&fault.path, digests),
     };
     if still.is_some() {
         fault.moved = Some(store.set_aside(&fault.path, &name(&fault.path))?);

@@ -1,7 +1,8 @@
 //! `hashpipe cache gc`: frees room.
 
 use super::{Folder, limits};
-use crate::cache::{Bytes, Freed, GRACE, Item, Limits, Period, Request, What, gc};
+use crate::amounts::{Bytes, Period};
+use crate::cache::{Freed, GRACE, Item, Limits, Request, What, gc};
 use crate::error::Result;
 use crate::report::{duration, note, plural, print, size, table};
 use clap::Args;
