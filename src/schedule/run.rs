@@ -52,6 +52,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         forced: options.force.iter().copied().collect(),
         remaining: vec![],
         expected: vec![],
+        foretold: None,
         started: false,
         told: HashSet::new(),
         ready: BTreeMap::new(),
@@ -114,6 +115,8 @@ struct Run<'a> {
     remaining: Vec<f64>,
     /// Seconds that each task is expected to take; known together with those.
     expected: Vec<Option<f64>>,
+    /// When the rest of the run was last foretold.
+    foretold: Option<Instant>,
     /// Whether any task was started.
     started: bool,
     /// Tasks that were told to wait for others.
@@ -168,6 +171,7 @@ impl Run<'_> {
                 self.hear(note);
             }
             self.enforce_limits();
+            self.foretell();
         }
     }
 
@@ -646,6 +650,29 @@ impl Run<'_> {
                 running.leash.time_out(limit);
                 running.limit = Some((end + GRACE, limit));
             }
+        }
+    }
+
+    /// Tells now and then how long the rest of the run will take, if all of its tasks are known from earlier runs. Those
+    /// that may turn out to be cached count as if they had to run.
+    fn foretell(&mut self) {
+        const EVERY: Duration = Duration::from_secs(5);
+        if self.running.is_empty() || self.foretold.is_some_and(|last| last.elapsed() < EVERY) {
+            return;
+        }
+        self.foretold = Some(Instant::now());
+        let left = |id: TaskId| {
+            let gone = self.running.get(&id).map_or(0.0, |running| running.started.elapsed().as_secs_f64());
+            let expected = self.expected[id.0].unwrap_or(0.0);
+            (id, if expected > 0.0 { (1.0 - gone / expected).max(0.0) } else { 1.0 })
+        };
+        let undecided =
+            [State::Wanted, State::Ready, State::Running].into_iter().flat_map(|state| self.states.all(state));
+        let mut tasks: Vec<(TaskId, f64)> = undecided.map(left).collect();
+        tasks.sort_unstable_by_key(|(id, _)| *id);
+        let prediction = predict::predict(self.plan, self.judge.known(), &self.options.machine, &tasks);
+        if prediction.unknown == 0 && prediction.wall > 0.0 {
+            (self.show)(&Event::Forecast { seconds: prediction.wall });
         }
     }
 
