@@ -10,13 +10,14 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, inputs,
-    log_name,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, Verdict,
+    inputs, log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
 use crate::stage::{Input, Message};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,9 +31,9 @@ use std::time::{Duration, Instant};
 /// Before anything runs, if inputs of any task are missing (unless `keep_going`). Failures of tasks are in the outcome.
 pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&Event)) -> Result<Outcome> {
     let wanted = plan.graph.with_needs(&options.targets);
-    let mut judge = Judge::watched(plan, store, options.watch.clone());
+    let judge = Judge::watched(plan, store, options.watch.clone());
     if !options.keep_going {
-        let missing = wanted.iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
+        let missing = wanted.par_iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
         if let Some(error) = Error::all(missing) {
             return Err(error);
         }
@@ -179,27 +180,31 @@ impl Run<'_> {
         INTERRUPTS.load(Ordering::SeqCst) > 0 || (!self.errors.is_empty() && !self.options.keep_going)
     }
 
-    /// Judges every task that can be, in plan order; a hit frees those after it at once.
+    /// Judges every task that can be, those of one depth side by side; a hit frees those after it at once.
     fn judge_open(&mut self) {
-        if self.open.is_empty() {
-            return;
-        }
-        // Every result that is found is claimed; with this, all of them together.
-        let store = self.store;
-        let _hold = store.hold().ok();
-        while let Some(id) = self.open.pop_first() {
+        while !self.open.is_empty() {
+            let open: Vec<TaskId> = std::mem::take(&mut self.open).into_iter().collect();
             if self.is_stopping() {
-                self.states.set(id, State::Stopped);
-                self.give_up_followers(id);
-            } else {
-                self.judge(id);
+                for id in open {
+                    self.states.set(id, State::Stopped);
+                    self.give_up_followers(id);
+                }
+                continue;
+            }
+            let (judge, plan, results) = (&self.judge, self.plan, &self.results);
+            let verdicts: Vec<Result<Verdict>> =
+                open.par_iter().map(|id| judge.judge(plan.task(*id), results)).collect();
+            for (id, verdict) in open.into_iter().zip(verdicts) {
+                // A task judged before it may have found that what both need has to be made again.
+                if self.unmet[id.0] == 0 && self.states.get(id) == State::Wanted {
+                    self.act_on(id, verdict);
+                }
             }
         }
     }
 
-    fn judge(&mut self, id: TaskId) {
-        let task = self.plan.task(id);
-        let verdict = match self.judge.judge(task, &self.results) {
+    fn act_on(&mut self, id: TaskId, verdict: Result<Verdict>) {
+        let verdict = match verdict {
             Ok(verdict) => verdict,
             Err(error) if error.kind() == Kind::Interrupted => {
                 self.states.set(id, State::Stopped);
@@ -230,6 +235,7 @@ impl Run<'_> {
         }
         self.states.set(id, State::Ready);
         let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
+        let task = self.plan.task(id);
         let need = match predict::need(task, self.judge.known(), &self.options.machine) {
             Ok(need) => need,
             Err(error) => return self.fail(id, error, None),
