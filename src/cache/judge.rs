@@ -9,7 +9,7 @@ use crate::plan::{Plan, Target, Task, TaskId};
 use crate::stage::{Fact, Images, Input};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Judges tasks of one plan against one cache.
 pub struct Judge<'a> {
@@ -19,10 +19,13 @@ pub struct Judge<'a> {
     /// What became of the pipeline's tasks before.
     pub journal: Journal,
     /// Files each task reads beyond its references, found once.
-    files: HashMap<TaskId, Vec<(String, PathBuf)>>,
+    files: Mutex<HashMap<TaskId, Files>>,
     /// Where the programs lie that commands name.
-    programs: HashMap<String, PathBuf>,
+    programs: Mutex<HashMap<String, (PathBuf, Option<String>)>>,
 }
+
+/// Files by their names in a key.
+type Files = Arc<Vec<(String, PathBuf)>>;
 
 /// What is known of a task whose inputs are all there.
 pub struct Verdict {
@@ -83,8 +86,8 @@ impl<'a> Judge<'a> {
             store,
             digests: store.digests().watched(watch),
             journal: store.journal(&plan.pipeline),
-            files: HashMap::new(),
-            programs: HashMap::new(),
+            files: Mutex::default(),
+            programs: Mutex::default(),
         }
     }
 
@@ -94,8 +97,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Finds the files and programs of a task; everything that is missing is said at once.
-    pub fn check_files(&mut self, task: &Task) -> Result<()> {
-        if self.files.contains_key(&task.id) {
+    pub fn check_files(&self, task: &Task) -> Result<()> {
+        if held(&self.files).contains_key(&task.id) {
             return Ok(());
         }
         let missing = task.inputs.iter().filter_map(|(text, target)| match target {
@@ -115,7 +118,7 @@ impl<'a> Judge<'a> {
             Some(obtain) => e.hint(obtain.trim().to_string()),
             None => e,
         })?;
-        self.files.insert(task.id, files);
+        held(&self.files).insert(task.id, Arc::new(files));
         Ok(())
     }
 
@@ -128,8 +131,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Where the program lies that a command names.
-    fn program(&mut self, task: &Task, word: &str) -> Result<PathBuf> {
-        if let Some(path) = self.programs.get(word) {
+    fn program(&self, task: &Task, word: &str) -> Result<PathBuf> {
+        if let Some((path, _)) = held(&self.programs).get(word) {
             return Ok(path.clone());
         }
         let found = match word.contains('/') {
@@ -147,12 +150,23 @@ impl<'a> Judge<'a> {
                 .at(self.plan.place(task, "run", crate::config::Mark::Value))
                 .hint(hint));
         };
-        self.programs.insert(word.to_string(), path.clone());
+        held(&self.programs).insert(word.to_string(), (path.clone(), None));
         Ok(path)
     }
 
+    /// Digest of the program that commands name; looked at once, since ten thousand commands may name the same.
+    fn program_digest(&self, task: &Task, word: &str) -> Result<String> {
+        let path = self.program(task, word)?;
+        if let Some((_, Some(digest))) = held(&self.programs).get(word) {
+            return Ok(digest.clone());
+        }
+        let digest = self.digests.file(&path)?;
+        held(&self.programs).insert(word.to_string(), (path, Some(digest.clone())));
+        Ok(digest)
+    }
+
     /// Judges a task; `results` holds those of all it needs.
-    pub fn judge(&mut self, task: &Task, results: &Results) -> Result<Verdict> {
+    pub fn judge(&self, task: &Task, results: &Results) -> Result<Verdict> {
         let contents = self.contents(task, results)?;
         let lines = lines(task, &contents);
         let key = key(&lines);
@@ -182,10 +196,10 @@ impl<'a> Judge<'a> {
     }
 
     /// The result of a key: from what this pipeline's tasks came to, or from its record.
-    fn find(&mut self, task: &Task, key: &Key) -> Lookup {
+    fn find(&self, task: &Task, key: &Key) -> Lookup {
         match self.journal.known.done(&task.name, key) {
             // One read for all tasks instead of one each; what is said there is checked like a record.
-            Some(attempt) if !task.step.is_measured() && self.store.has_action(key) => {
+            Some(attempt) if !task.step.is_measured() => {
                 self.store.check(attempt.made(), attempt.boot.as_deref(), &self.digests)
             }
             _ => self.store.find(key, &self.digests),
@@ -227,7 +241,8 @@ impl<'a> Judge<'a> {
             Target::Path { path } => Some((path.clone(), contents.inputs.get(text)?.clone())),
             Target::Output { .. } => None,
         });
-        let files = self.files.get(&task.id).into_iter().flatten().map(|(_, path)| path.clone());
+        let files = self.files_of(task);
+        let files = files.iter().map(|(_, path)| path.clone());
         named.chain(files.zip(contents.files.iter().map(|(_, digest)| digest.clone()))).collect()
     }
 
@@ -240,8 +255,12 @@ impl<'a> Judge<'a> {
     pub fn is_put(&self, task: &Task, made: &Made) -> bool {
         task.puts.iter().all(|(port, path)| {
             let digest = made.outputs.get(port).map(|object| object.digest.as_str());
-            path.exists() && self.digests.path(path).ok().as_deref() == digest
+            self.digests.path(path).ok().as_deref() == digest
         })
+    }
+
+    fn files_of(&self, task: &Task) -> Files {
+        held(&self.files).get(&task.id).cloned().unwrap_or_default()
     }
 
     /// The digests it knows, for whoever looks at the same files.
@@ -255,7 +274,7 @@ impl<'a> Judge<'a> {
         self.journal.close()
     }
 
-    fn contents(&mut self, task: &Task, results: &Results) -> Result<Contents> {
+    fn contents(&self, task: &Task, results: &Results) -> Result<Contents> {
         self.check_files(task)?;
         let mut contents = Contents::default();
         for (text, target) in &task.inputs {
@@ -265,7 +284,7 @@ impl<'a> Judge<'a> {
             };
             contents.inputs.insert(text.clone(), digest);
         }
-        let files = &self.files[&task.id];
+        let files = self.files_of(task);
         if !files.is_empty() {
             let paths: Vec<PathBuf> = files.iter().map(|(_, path)| path.clone()).collect();
             let digests = self.digests.files(&paths)?;
@@ -277,11 +296,10 @@ impl<'a> Judge<'a> {
         Ok(contents)
     }
 
-    fn fact(&mut self, task: &Task, fact: Fact) -> Result<(String, String)> {
+    fn fact(&self, task: &Task, fact: Fact) -> Result<(String, String)> {
         Ok(match fact {
             Fact::Program(word) => {
-                let path = self.program(task, &word)?;
-                ("program".into(), format!("{}{}", super::CONTENT, self.digests.file(&path)?))
+                ("program".into(), format!("{}{}", super::CONTENT, self.program_digest(task, &word)?))
             }
             // Its digest only: it may be a secret.
             Fact::Variable(name) => {
@@ -297,6 +315,10 @@ impl<'a> Judge<'a> {
             }
         })
     }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_program(path: &Path) -> bool {

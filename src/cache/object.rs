@@ -22,11 +22,11 @@ impl Store {
         let _hold = self.hold().ok();
         for (name, object) in &made.outputs {
             let path = self.object_path(object);
-            if path.symlink_metadata().is_err() {
-                return Lookup::Lost(made.clone(), Reason::Gone { output: name.clone() });
-            }
             let found = if doubtful { digest::hash_path(&path) } else { digests.path(&path) };
             if found.ok().as_deref() != Some(object.digest.as_str()) {
+                if path.symlink_metadata().is_err() {
+                    return Lookup::Lost(made.clone(), Reason::Gone { output: name.clone() });
+                }
                 return Lookup::Lost(made.clone(), Reason::Damaged { output: name.clone() });
             }
         }

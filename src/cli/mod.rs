@@ -119,7 +119,11 @@ impl Pipeline {
 
 fn plan(file: &std::path::Path, over: &Over) -> Result<Plan> {
     let request = Request { file: file.to_path_buf(), profile: over.profile.clone(), sets: over.sets.clone() };
-    Plan::new(&Config::load(&request)?)
+    let config = Config::load(&request)?;
+    let plan = Plan::new(&config);
+    // A command plans once and then ends: giving back a million small pieces would take as long as reading them did.
+    std::mem::forget(config);
+    plan
 }
 
 impl Folders {

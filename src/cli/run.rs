@@ -111,6 +111,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     if let Some(text) = super::cache::tidy(&arguments.folders.cache(&plan), &store) {
         note(&text);
     }
+    // As with the settings: the process ends, and all of this at once with it.
+    std::mem::forget((plan, outcome));
     told.map(|()| exit_code)
 }
 

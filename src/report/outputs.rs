@@ -3,6 +3,7 @@
 use crate::cache::{Digests, Object, Results, Store, file_name, files_below};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Task};
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
 /// Puts outputs where a person finds them: those a stage shows in `output/`, and those the pipeline gives a place. What
@@ -12,15 +13,17 @@ use std::path::{Path, PathBuf};
 /// restores it.
 pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path) -> Result<Vec<Error>> {
     let digests = store.digests();
-    let mut warnings = vec![];
-    for task in &plan.tasks {
-        let Some(made) = results.get(&task.id) else { continue };
+    let wanted = |task: &Task| -> Vec<(Object, PathBuf)> {
+        let Some(made) = results.get(&task.id) else { return vec![] };
         let shown = task.step.shown().into_iter().map(|(port, name)| (port, task_folder(folder, task).join(name)));
         let puts = task.puts.iter().map(|(port, path)| (port.as_str(), path.clone()));
-        for (port, to) in shown.chain(puts) {
-            let Some(object) = made.outputs.get(port) else { continue };
-            put(store, object, &to, &digests, &mut warnings)?;
-        }
+        let objects = shown.chain(puts).filter_map(|(port, to)| Some((made.outputs.get(port)?.clone(), to)));
+        objects.filter(|(object, to)| digests.path(to).ok().as_ref() != Some(&object.digest)).collect()
+    };
+    let wanted: Vec<(Object, PathBuf)> = plan.tasks.par_iter().flat_map_iter(wanted).collect();
+    let mut warnings = vec![];
+    for (object, to) in &wanted {
+        put(store, object, to, &digests, &mut warnings)?;
     }
     digests.save()?;
     Ok(warnings)
@@ -29,8 +32,8 @@ pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path)
 /// Puts one output at a path.
 fn put(store: &Store, object: &Object, to: &Path, digests: &Digests, warnings: &mut Vec<Error>) -> Result<()> {
     let from = store.object_path(object);
-    // What was evicted from the cache may lie there still.
-    if (to.exists() && digests.path(to)? == object.digest) || !from.exists() {
+    // What is not in the cache any more was not needed, or it would have been made again.
+    if !from.exists() {
         return Ok(());
     }
     if !object.folder {

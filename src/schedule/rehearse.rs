@@ -42,7 +42,7 @@ pub fn rehearse(
 ) -> Result<Rehearsal> {
     let started = Instant::now();
     let task = plan.task(id);
-    let mut judge = Judge::new(plan, store);
+    let judge = Judge::new(plan, store);
     let verdict = judge.judge(task, results)?;
     let need = predict::need(task, judge.known(), machine)?;
     let mut slots = Slots::new(machine.clone());

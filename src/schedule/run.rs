@@ -10,13 +10,14 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, inputs,
-    log_name,
+    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, Verdict,
+    inputs, log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, TaskId};
 use crate::stage::{Input, Message};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,9 +31,9 @@ use std::time::{Duration, Instant};
 /// Before anything runs, if inputs of any task are missing (unless `keep_going`). Failures of tasks are in the outcome.
 pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&Event)) -> Result<Outcome> {
     let wanted = plan.graph.with_needs(&options.targets);
-    let mut judge = Judge::watched(plan, store, options.watch.clone());
+    let judge = Judge::watched(plan, store, options.watch.clone());
     if !options.keep_going {
-        let missing = wanted.iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
+        let missing = wanted.par_iter().filter_map(|id| judge.check_files(plan.task(*id)).err()).collect();
         if let Some(error) = Error::all(missing) {
             return Err(error);
         }
@@ -52,6 +53,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         forced: options.force.iter().copied().collect(),
         remaining: vec![],
         expected: vec![],
+        foretold: None,
         started: false,
         told: HashSet::new(),
         ready: BTreeMap::new(),
@@ -114,6 +116,8 @@ struct Run<'a> {
     remaining: Vec<f64>,
     /// Seconds that each task is expected to take; known together with those.
     expected: Vec<Option<f64>>,
+    /// When the rest of the run was last foretold.
+    foretold: Option<Instant>,
     /// Whether any task was started.
     started: bool,
     /// Tasks that were told to wait for others.
@@ -168,6 +172,7 @@ impl Run<'_> {
                 self.hear(note);
             }
             self.enforce_limits();
+            self.foretell();
         }
     }
 
@@ -175,27 +180,31 @@ impl Run<'_> {
         INTERRUPTS.load(Ordering::SeqCst) > 0 || (!self.errors.is_empty() && !self.options.keep_going)
     }
 
-    /// Judges every task that can be, in plan order; a hit frees those after it at once.
+    /// Judges every task that can be, those of one depth side by side; a hit frees those after it at once.
     fn judge_open(&mut self) {
-        if self.open.is_empty() {
-            return;
-        }
-        // Every result that is found is claimed; with this, all of them together.
-        let store = self.store;
-        let _hold = store.hold().ok();
-        while let Some(id) = self.open.pop_first() {
+        while !self.open.is_empty() {
+            let open: Vec<TaskId> = std::mem::take(&mut self.open).into_iter().collect();
             if self.is_stopping() {
-                self.states.set(id, State::Stopped);
-                self.give_up_followers(id);
-            } else {
-                self.judge(id);
+                for id in open {
+                    self.states.set(id, State::Stopped);
+                    self.give_up_followers(id);
+                }
+                continue;
+            }
+            let (judge, plan, results) = (&self.judge, self.plan, &self.results);
+            let verdicts: Vec<Result<Verdict>> =
+                open.par_iter().map(|id| judge.judge(plan.task(*id), results)).collect();
+            for (id, verdict) in open.into_iter().zip(verdicts) {
+                // A task judged before it may have found that what both need has to be made again.
+                if self.unmet[id.0] == 0 && self.states.get(id) == State::Wanted {
+                    self.act_on(id, verdict);
+                }
             }
         }
     }
 
-    fn judge(&mut self, id: TaskId) {
-        let task = self.plan.task(id);
-        let verdict = match self.judge.judge(task, &self.results) {
+    fn act_on(&mut self, id: TaskId, verdict: Result<Verdict>) {
+        let verdict = match verdict {
             Ok(verdict) => verdict,
             Err(error) if error.kind() == Kind::Interrupted => {
                 self.states.set(id, State::Stopped);
@@ -226,6 +235,7 @@ impl Run<'_> {
         }
         self.states.set(id, State::Ready);
         let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
+        let task = self.plan.task(id);
         let need = match predict::need(task, self.judge.known(), &self.options.machine) {
             Ok(need) => need,
             Err(error) => return self.fail(id, error, None),
@@ -646,6 +656,29 @@ impl Run<'_> {
                 running.leash.time_out(limit);
                 running.limit = Some((end + GRACE, limit));
             }
+        }
+    }
+
+    /// Tells now and then how long the rest of the run will take, if all of its tasks are known from earlier runs. Those
+    /// that may turn out to be cached count as if they had to run.
+    fn foretell(&mut self) {
+        const EVERY: Duration = Duration::from_secs(5);
+        if self.running.is_empty() || self.foretold.is_some_and(|last| last.elapsed() < EVERY) {
+            return;
+        }
+        self.foretold = Some(Instant::now());
+        let left = |id: TaskId| {
+            let gone = self.running.get(&id).map_or(0.0, |running| running.started.elapsed().as_secs_f64());
+            let expected = self.expected[id.0].unwrap_or(0.0);
+            (id, if expected > 0.0 { (1.0 - gone / expected).max(0.0) } else { 1.0 })
+        };
+        let undecided =
+            [State::Wanted, State::Ready, State::Running].into_iter().flat_map(|state| self.states.all(state));
+        let mut tasks: Vec<(TaskId, f64)> = undecided.map(left).collect();
+        tasks.sort_unstable_by_key(|(id, _)| *id);
+        let prediction = predict::predict(self.plan, self.judge.known(), &self.options.machine, &tasks);
+        if prediction.unknown == 0 && prediction.wall > 0.0 {
+            (self.show)(&Event::Forecast { seconds: prediction.wall });
         }
     }
 

@@ -122,6 +122,8 @@ struct Walk {
     others: Option<Vec<u64>>,
     /// The first task that lacks each thing.
     first: [Option<TaskId>; 3],
+    /// What was refused: as a walk only takes, the same is refused again. A sweep has many of few kinds.
+    refused: Vec<Need>,
     keeps: Keeps,
 }
 
@@ -182,6 +184,9 @@ impl Slots {
             // Everybody needs a thread.
             if self.cpus <= walk.keeps.cpus {
                 break;
+            }
+            if walk.refused.contains(need) {
+                continue;
             }
             match self.find(need, &mut walk) {
                 Ok(cards) => {
@@ -284,6 +289,7 @@ impl Slots {
 
     /// Notes what a task lacks, and keeps that for it if it has waited too long.
     fn refuse(&mut self, id: TaskId, need: &Need, lacks: Lacks, walk: &mut Walk) {
+        walk.refused.push(*need);
         if lacks.others {
             return;
         }

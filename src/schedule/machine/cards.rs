@@ -80,19 +80,22 @@ pub(super) fn asked_for(cards: &[Card], asked: &Gpus) -> Result<Vec<usize>> {
     if found.len() == asked.count() {
         return Ok(found);
     }
-    let numbers: Vec<String> = cards.iter().map(|card| card.number.to_string()).collect();
-    let there = if numbers.is_empty() { "there is none".into() } else { format!("there are: {}", numbers.join(", ")) };
-    let wanted = match asked {
-        Gpus::First(count) => format!("{count} GPUs were asked for"),
-        Gpus::Numbers(numbers) => {
-            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-            format!("the GPUs {} were asked for", numbers.join(", "))
-        }
+    let message = match asked {
+        Gpus::First(count) => format!("`--gpus {count}` asks for more GPUs than there are"),
+        Gpus::Numbers(numbers) => format!("`--gpus {}` asks for GPUs that are not there", listed(numbers.iter())),
     };
-    Err(Error::resources(format!("{wanted}, and not all of them are there"))
+    let there = match cards {
+        [] => "there is no GPU".into(),
+        cards => format!("the GPUs here, by number: {}", listed(cards.iter().map(|card| &card.number))),
+    };
+    Err(Error::resources(message)
         .at(Place::Argument("--gpus".into()))
-        .note(format!("by number, {there}"))
+        .note(there)
         .hint("`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES hides cards from every program"))
+}
+
+fn listed<'a>(numbers: impl Iterator<Item = &'a usize>) -> String {
+    numbers.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The cards that are left when `CUDA_VISIBLE_DEVICES` is set, as CUDA itself would read it: what comes after the first
