@@ -11,6 +11,7 @@ use toml_edit::{Document, Item};
 /// Values from one source.
 pub(super) struct Layer {
     pub(super) origin: Origin,
+    /// Empty for a file's once it is merged: where its values stand is found in its text.
     pub(super) value: Value,
 }
 
@@ -168,19 +169,19 @@ pub(super) fn lookup<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value>
 ///
 /// A table that says its `name` (a choice such as a loss) or `by` (a value per sweep point) is taken whole: mixing the
 /// keys of two choices would give one with the other's settings.
-pub(super) fn merge(lower: &mut Value, upper: &Value, depth: usize) {
+pub(super) fn merge(lower: &mut Value, upper: Value, depth: usize) {
     const INSIDE_A_STAGE: usize = 3;
     match (lower, upper) {
         (Value::Object(lower), Value::Object(upper)) => {
             if depth >= INSIDE_A_STAGE && (upper.contains_key("name") || upper.contains_key("by")) {
-                *lower = upper.clone();
+                *lower = upper;
                 return;
             }
             for (key, value) in upper {
-                merge(lower.entry(key.clone()).or_insert(Value::Null), value, depth + 1);
+                merge(lower.entry(key).or_insert(Value::Null), value, depth + 1);
             }
         }
-        (lower, upper) => *lower = upper.clone(),
+        (lower, upper) => *lower = upper,
     }
 }
 
@@ -194,7 +195,7 @@ mod tests {
         let mut lower =
             json!({"train": {"a": {"loss": {"name": "dsh", "alpha": 0.7}, "optimizer": {"lr": 1, "momentum": 2}}}});
         let upper = json!({"train": {"a": {"loss": {"name": "hashnet"}, "optimizer": {"lr": 3}}}});
-        merge(&mut lower, &upper, 0);
+        merge(&mut lower, upper, 0);
         let expected = json!({"train": {"a": {"loss": {"name": "hashnet"}, "optimizer": {"lr": 3, "momentum": 2}}}});
         assert_eq!(lower, expected);
     }

@@ -71,8 +71,12 @@ impl Config {
             layers.push(layer);
         }
         let mut tree = Value::Object(Map::new());
-        for layer in &layers {
-            layer::merge(&mut tree, &layer.value, 0);
+        for layer in &mut layers {
+            let value = match layer.origin {
+                Origin::File { .. } => std::mem::take(&mut layer.value),
+                Origin::Env | Origin::Set(_) => layer.value.clone(),
+            };
+            layer::merge(&mut tree, value, 0);
         }
         let Value::Object(tree) = tree else { unreachable!("merging tables gives a table") };
         let mut config = Self {
@@ -277,7 +281,9 @@ fn fill_text(text: &str, vars: &Map<String, Value>) -> Result<String, String> {
 }
 
 fn place_in(layer: &Layer, path: &[String], mark: Mark) -> Option<Place> {
-    layer::lookup(&layer.value, path)?;
+    if !matches!(layer.origin, Origin::File { .. }) {
+        layer::lookup(&layer.value, path)?;
+    }
     match &layer.origin {
         Origin::File { source, prefix } => source.place(&[prefix.as_slice(), path].concat(), mark),
         Origin::Env => Some(Place::Argument(format!("HASHPIPE_{}", path.join("__").to_uppercase()))),

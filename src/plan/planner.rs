@@ -155,7 +155,7 @@ impl<'a> Planner<'a> {
 
     /// The points of every stage, in the order of the stages, each with its stage's position. Numbers of tasks are given
     /// in this order.
-    fn unroll(&mut self, sound: &[Sound], order: &[usize]) -> Vec<(usize, sweep::Point)> {
+    fn unroll<'s>(&mut self, sound: &[Sound<'s>], order: &[usize]) -> Vec<(usize, sweep::Point<'s>)> {
         let (mut known, mut points) = (sweep::Known::new(), vec![]);
         for &position in order {
             let stage = &sound[position];

@@ -4,12 +4,13 @@ use super::check::Axis;
 use super::target::{self, Text};
 use super::{Axes, TaskId, point_text};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 /// A point of a stage's sweep: a table with single values, and the tasks its references mean.
-pub(super) struct Point {
+pub(super) struct Point<'a> {
     pub(super) axes: Axes,
-    pub(super) table: Value,
+    pub(super) table: Cow<'a, Value>,
     pub(super) inputs: BTreeMap<String, TaskId>,
 }
 
@@ -26,18 +27,18 @@ pub(super) struct Fault {
 ///
 /// One name is one axis: where two inputs were swept over `bits`, or the stage itself is, only equal values go
 /// together. An axis that neither the stage nor its inputs have does not multiply it.
-pub(super) fn unroll(
-    table: &Value,
+pub(super) fn unroll<'a>(
+    table: &'a Value,
     axes: &[Axis],
     by: &[Vec<String>],
     refs: &[Vec<String>],
     known: &Known,
-) -> Result<Vec<Point>, Fault> {
+) -> Result<Vec<Point<'a>>, Fault> {
     let mut points = vec![];
     for own in product(axes) {
-        let mut table = table.clone();
+        let mut table = Cow::Borrowed(table);
         for (axis, value) in axes.iter().zip(&own) {
-            put(&mut table, &axis.path, value.clone());
+            put(table.to_mut(), &axis.path, value.clone());
         }
         let start =
             Point { axes: axes.iter().map(|a| a.name.clone()).zip(own).collect(), table, inputs: BTreeMap::new() };
@@ -60,7 +61,7 @@ fn product(axes: &[Axis]) -> Vec<Vec<Value>> {
 }
 
 /// Splits a point by the tasks its references may mean.
-fn join(start: Point, refs: &[Vec<String>], known: &Known) -> Result<Vec<Point>, Fault> {
+fn join<'a>(start: Point<'a>, refs: &[Vec<String>], known: &Known) -> Result<Vec<Point<'a>>, Fault> {
     let mut points = vec![start];
     for path in refs {
         let mut next = vec![];
@@ -123,7 +124,7 @@ fn choose(point: &mut Point, path: &[String]) -> Result<(), Fault> {
     let Some(chosen) = chosen else {
         return Err(fault(format!("`{}` has no value for {axis}={name}, and no `default`", path.join("."))));
     };
-    put(&mut point.table, path, chosen);
+    put(point.table.to_mut(), path, chosen);
     Ok(())
 }
 

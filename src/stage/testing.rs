@@ -151,7 +151,7 @@ impl Desk {
 /// A file as another task's output.
 pub(super) fn made(path: &Path) -> Input {
     let digest = blake3::hash(&std::fs::read(path).unwrap()).to_string();
-    Input { path: path.to_path_buf(), digest, images: None }
+    Input { path: path.to_path_buf(), digest, images: None, known_as: String::new() }
 }
 
 pub(super) fn run(job: Job) -> Ended {

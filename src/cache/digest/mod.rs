@@ -104,7 +104,11 @@ impl Digests {
 
     /// Digest of a file or a folder.
     pub fn path(&self, path: &Path) -> Result<String> {
-        if path.is_dir() { self.folder(path) } else { self.file(path) }
+        // Most are files, and one look tells.
+        match self.file(path) {
+            Err(_) if path.is_dir() => self.folder(path),
+            file => file,
+        }
     }
 
     /// When a file was last read from end to end, in seconds since 1970; of the files of a folder, the earliest.
