@@ -108,10 +108,12 @@ def show(tools, rows, results, notes):
     print(f"| {'':{wide}} | {' | '.join(heads)} |")
     print(f"|{'-' * (wide + 2)}|{'|'.join('-' * (len(head) + 2) for head in heads)}|")
     for row in rows:
-        cells = (f"{results[row.__name__][tool.name]['result']:{len(head)}}" for tool, head in zip(tools, heads))
+        cells = (
+            f"{results[row.__name__][tool.name]['result']:{len(head)}}" for tool, head in zip(tools, heads, strict=True)
+        )
         print(f"| {title(row):{wide}} | {' | '.join(cells)} |")
     kept = (sum(cells[tool.name]["result"].startswith("pass") for cells in results.values()) for tool in tools)
-    totals = (f"{f'{count} of {len(rows)}':{len(head)}}" for count, head in zip(kept, heads))
+    totals = (f"{f'{count} of {len(rows)}':{len(head)}}" for count, head in zip(kept, heads, strict=True))
     print(f"| {'kept':{wide}} | {' | '.join(totals)} |")
     for row in rows if notes else ():
         for name, cell in results[row.__name__].items():

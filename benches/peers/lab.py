@@ -157,7 +157,7 @@ class Lab:
     def script(self, name, body):
         """Writes a stage's script, if it is another one. `gate` in its body stops it there while `hold` is in force."""
         home = shlex.quote(str(self.home))
-        head = f"set -e\nledger() {{ echo \"$1\" >> {home}/ledger; }}\n"
+        head = f'set -e\nledger() {{ echo "$1" >> {home}/ledger; }}\n'
         head += f"gate() {{ if [ -e {home}/held ]; then echo $$ > {home}/reached; read -r _ < {home}/go; fi; }}\n"
         text = f"{head}ledger {name}\n{body}\n"
         if self.read(f"steps/{name}.sh") != text:
@@ -176,9 +176,14 @@ class Lab:
         command = [*(command or self.tool.command(self)), *words]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, cwd=self.project, env=self.environment() | (env or {}), stdin=subprocess.DEVNULL,
-                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=self.project,
+                env=self.environment() | (env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.runs.append(Run(process, log))
         return self.runs[-1]
 

@@ -18,6 +18,8 @@ class Tool:
     scratch = ()
     # What the run's command takes to go on after a failure.
     keep_going = ("-k",)
+    # Beyond these numbers of stages, `noop.py` leaves the tool out, or its first run.
+    stages_at_most = first_run_at_most = 10**9
 
     def __init__(self, program):
         self.program = str(program)
@@ -46,6 +48,10 @@ class Tool:
         """Asks what a run would do; returns the stages that will run, and those that may."""
         raise NotImplementedError
 
+    def adopt(self):
+        """Returns the words that make the tool take up outputs that are there, instead of a first run."""
+        raise NotImplementedError
+
     def state(self, lab):
         """Returns the files in which the tool remembers what is done."""
         return []
@@ -54,14 +60,15 @@ class Tool:
         """Returns the folder in which the tool keeps results apart from where the user sees them."""
         return None
 
-    def caches(self, lab):
-        """Returns whether results that were replaced are kept."""
-        return self.store(lab) is not None
-
 
 def files_below(*folders):
     """Returns every file below the folders, sorted."""
     return sorted(path for folder in map(Path, folders) for path in folder.rglob("*") if path.is_file())
+
+
+def expanded(lab, step):
+    """Returns the inputs of a step, where those that are folders are patterns for all files two levels below."""
+    return [f"{path}/*/*" if (lab.project / path).is_dir() else path for path in step.inputs.values()]
 
 
 def leaves(steps):

@@ -4,25 +4,26 @@ are what `config_changed` compares; `doit list --all --status` is the dry run.""
 import re
 
 from lab import Broken
-from tools.base import Tool
+from tools.base import Tool, expanded
 from tools.make import HISTORY
 
-FILE = '''{comment}from os import environ
+FILE = """{comment}from glob import glob
+from os import environ
 
 from doit.tools import config_changed
 
 DOIT_CONFIG = {{"backend": "{backend}", "verbosity": 0}}
-'''
+"""
 
-TASK = '''
+TASK = """
 def task_{name}():
     return {{
         "actions": [{command!r}],
-        "file_dep": {inputs!r},
+        "file_dep": [{inputs}],
         "targets": {outputs!r},{settings}
         "uptodate": [config_changed({config})],
     }}
-'''
+"""
 
 
 class Doit(Tool):
@@ -47,15 +48,19 @@ class Doit(Tool):
             compared = step.params | ({"run": step.shell()} if lab.setup == "swapped_inputs" else {})
             pairs = [f"{name!r}: {value!r}" for name, value in compared.items()]
             pairs += [f"{name!r}: environ.get({name!r}, '')" for name in step.env]
+            files = [f"*glob({path!r})" if "*" in path else repr(path) for path in expanded(lab, step)]
             text += TASK.format(
-                name=step.name, command=step.shell().replace("%", "%%"), inputs=list(step.inputs.values()),
-                outputs=list(step.outputs.values()), config="{" + ", ".join(pairs) + "}",
+                name=step.name,
+                command=step.shell().replace("%", "%%"),
+                inputs=", ".join(files),
+                outputs=list(step.outputs.values()),
+                config="{" + ", ".join(pairs) + "}",
                 settings='\n        "setup": [],' if step.spelled else "",
-            )  # fmt: skip
+            )
         (lab.project / "dodo.py").write_text(text)
 
     def command(self, lab):
-        return [self.program, "run", "-n", "2"]
+        return [self.program, "run", *(["-n", "2"] if lab.setup != "serial" else [])]
 
     def plan(self, lab):
         run = lab.run(command=[self.program, "list", "--all", "--status"])

@@ -13,6 +13,7 @@ ENVIRONMENT = "a stage cannot depend on a variable of the environment"
 
 class Dvc(Tool):
     name = "DVC"
+    stages_at_most, first_run_at_most = 1000, 100
     scratch = (".dvc/tmp",)
     lacks = {
         "environment": ENVIRONMENT,
@@ -33,8 +34,11 @@ class Dvc(Tool):
 
     def configure(self, folder, env):
         """Makes a project without git that sends nothing home."""
-        for words in (["init", "--no-scm", "-q"], ["config", "core.analytics", "false"],
-                      ["config", "core.check_update", "false"]):  # fmt: skip
+        for words in (
+            ["init", "--no-scm", "-q"],
+            ["config", "core.analytics", "false"],
+            ["config", "core.check_update", "false"],
+        ):
             subprocess.run([self.program, *words], cwd=folder, env=env, check=True, capture_output=True)
 
     def write(self, lab, steps, comment):
@@ -51,6 +55,9 @@ class Dvc(Tool):
 
     def command(self, lab):
         return [self.program, *(["--wait-for-lock"] if lab.setup == "two_runs" else []), "repro"]
+
+    def adopt(self):
+        return [self.program, "commit", "--force"]
 
     def plan(self, lab):
         run = lab.run("--dry", *(["--allow-missing"] if lab.setup == "dry_run" else []))

@@ -1,7 +1,7 @@
 """GNU make: dates of files, and nothing kept between runs. `.DELETE_ON_ERROR`, as its manual advises."""
 
 from lab import Broken
-from tools.base import Tool, leaves
+from tools.base import Tool, expanded, leaves
 
 HISTORY = "keeps no results but the last"
 
@@ -29,15 +29,21 @@ class Make(Tool):
         for step in steps:
             # `a b &: c` is one command that makes both.
             colon = " &:" if len(step.outputs) > 1 else ":"
-            made, needs = " ".join(step.outputs.values()), " ".join([*step.inputs.values(), *extra])
+            made, needs = " ".join(step.outputs.values()), " ".join([*map(wildcard, expanded(lab, step)), *extra])
             lines += [f"{made}{colon} {needs}\n", f"\t{step.shell().replace('$', '$$')}\n"]
         (lab.project / "Makefile").write_text("".join(lines))
 
     def command(self, lab):
-        return [self.program, "-j2"]
+        # Without the built-in rules: they are tried for every file.
+        return [self.program, "-rR", "-j2"]
 
     def plan(self, lab):
         return named_in(lab, "-n"), set()
+
+
+def wildcard(path):
+    """Returns a prerequisite; a pattern is expanded by make."""
+    return f"$(wildcard {path})" if "*" in path else path
 
 
 def named_in(lab, *words):

@@ -1,6 +1,6 @@
 """ninja: dates of files, and a log with the digest of each command."""
 
-from tools.base import Tool, leaves
+from tools.base import Tool, expanded, leaves
 from tools.make import HISTORY, named_in
 
 
@@ -22,7 +22,8 @@ class Ninja(Tool):
             lines += [f"rule {step.name}", f"  command = {escaped(step.shell())}"]
             lines += ["  restat = 1"] if lab.setup in ("same_output", "untouched_output") else []
             lines += ["  generator ="] if step.spelled else []
-            lines += [f"build {' '.join(step.outputs.values())}: {step.name} {' '.join(step.inputs.values())}"]
+            read = [name for path in expanded(lab, step) for name in names(lab, path)]
+            lines += [f"build {' '.join(step.outputs.values())}: {step.name} {' '.join(read)}"]
             lines += [f"  {name} = {escaped(value)}" for name, value in step.params.items()]
         lines += [f"default {' '.join(leaves(steps))}"]
         (lab.project / "build.ninja").write_text("\n".join(lines) + "\n")
@@ -35,6 +36,11 @@ class Ninja(Tool):
 
     def state(self, lab):
         return [path for path in (lab.project / ".ninja_log", lab.project / ".ninja_deps") if path.exists()]
+
+
+def names(lab, path):
+    """Returns the files that a pattern stands for: ninja has none."""
+    return [found.relative_to(lab.project).as_posix() for found in lab.project.glob(path)] if "*" in path else [path]
 
 
 def escaped(text):

@@ -12,6 +12,7 @@ SHADOW = '`shadow: "minimal"`'
 
 class Snakemake(Tool):
     name = "Snakemake"
+    first_run_at_most = 1000
     scratch = (".snakemake/log", ".snakemake/locks", ".snakemake/tmp", ".snakemake/iocache")
     lacks = {"unstable_stage": "compares no results of the same rule"}
     setups = {
@@ -29,10 +30,15 @@ class Snakemake(Tool):
     }
 
     def write(self, lab, steps, comment):
-        lines = [f"# {comment}" if comment else "", 'configfile: "config.json"', "from os import environ"]
+        lines = [f"# {comment}" if comment else "", 'configfile: "config.json"', "from glob import glob"]
+        lines += ["from os import environ"]
         lines += ["rule all:", f"    input: {json.dumps(leaves(steps))}"]
         for step in steps:
-            lines += [f"rule {step.name}:", f"    input: {named(step.inputs)}", f"    output: {named(step.outputs)}"]
+            lines += [
+                f"rule {step.name}:",
+                f"    input: {named(lab, step.inputs)}",
+                f"    output: {named(lab, step.outputs)}",
+            ]
             together = lab.setup == "swapped_parameters"
             values = f"config[{json.dumps(step.name)}]"
             params = [f"{name}={values}[{json.dumps(name)}]" for name in step.params]
@@ -43,7 +49,7 @@ class Snakemake(Tool):
             lines += ['    shadow: "minimal"'] if SHADOW in self.setup(lab) else []
             lines += ["    threads: 1"] if step.spelled else []
             plain = lab.setup == "swapped_inputs"
-            lines += [f"    shell: {json.dumps(step.shell() if plain else template(step, together))}"]
+            lines += [f"    shell: {json.dumps(step.shell() if plain else template(lab, step, together))}"]
         (lab.project / "Snakefile").write_text("\n".join(lines) + "\n")
         (lab.project / "config.json").write_text(json.dumps({step.name: step.params for step in steps}))
 
@@ -62,6 +68,9 @@ class Snakemake(Tool):
         (lab.home / "shared").mkdir(exist_ok=True)
         return {"SNAKEMAKE_OUTPUT_CACHE": str(lab.home / "shared")}
 
+    def adopt(self):
+        return [self.program, "-c2", "--touch"]
+
     def plan(self, lab):
         run = lab.run("-n")
         if run.process.returncode != 0:
@@ -75,14 +84,20 @@ class Snakemake(Tool):
         return lab.home / "shared"
 
 
-def named(paths):
-    """Returns files as named arguments of a directive."""
-    return ", ".join(f"{name}={json.dumps(path)}" for name, path in paths.items())
+def named(lab, paths):
+    """Returns files as named arguments of a directive, folders as the files two levels below."""
+    values = {name: json.dumps(path) for name, path in paths.items()}
+    values |= {name: f'glob("{path}/*/*")' for name, path in paths.items() if (lab.project / path).is_dir()}
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def template(step, together):
+def template(lab, step, together):
     """Returns the command with Snakemake's own placeholders; `together`: parameters are one dictionary."""
     turned = {f"{{in.{name}}}": f"{{input.{name}:q}}" for name in step.inputs}
+    # All names of a folder's files would be too long for a command.
+    turned |= {f"{{in.{name}}}": path for name, path in step.inputs.items() if (lab.project / path).is_dir()}
     turned |= {f"{{out.{name}}}": f"{{output.{name}:q}}" for name in step.outputs}
-    turned |= {f"{{param.{name}}}": f"{{params.all[{name}]}}" if together else f"{{params.{name}:q}}" for name in step.params}
+    turned |= {
+        f"{{param.{name}}}": f"{{params.all[{name}]}}" if together else f"{{params.{name}:q}}" for name in step.params
+    }
     return " ".join(turned.get(word, word) for word in step.run)
