@@ -34,7 +34,7 @@ def main():
     # A parent may have told its children to ignore Ctrl-C; the tools must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tools = install.tools(options)
-    rows = [row for row in SCENARIOS if not options.rows or row.__name__ in options.rows.split(",")]
+    rows = chosen(options.rows)
     home = Path(tempfile.mkdtemp(prefix="hashpipe-conformance-", dir=options.work))
     try:
         results = {row.__name__: {tool.name: attempt(tool, row, home, options.keep) for tool in tools} for row in rows}
@@ -60,8 +60,17 @@ def parse():
     return parser.parse_args()
 
 
+def chosen(names):
+    """Returns the rows of these names, or all."""
+    known = {row.__name__: row for row in SCENARIOS}
+    unknown = set(names.split(",")) - set(known) if names else ()
+    if unknown:
+        sys.exit(f"conformance.py: no such rows: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return [known[name] for name in names.split(",")] if names else SCENARIOS
+
+
 def attempt(tool, row, home, keep):
-    """Carries one scenario out on one tool, as it always is and then, if that fails, set up for it; returns its cell."""
+    """Carries one scenario out on one tool, and once more, set up for it, if it fails; returns its cell."""
     name = row.__name__
     if name in tool.lacks:
         return {"result": "-", "seen": tool.lacks[name]}

@@ -33,6 +33,9 @@ def peers(venv):
 def tools(options):
     """Returns the adapters of the tools that were asked for and are there."""
     wanted = options.tools.lower().split(",") if options.tools else None
+    unknown = set(wanted or ()) - {tool.name.lower() for tool in [*PEERS, Hashpipe]}
+    if unknown:
+        sys.exit(f"no such tools: {', '.join(sorted(unknown))}")
     chosen = [tool for tool in [*PEERS, Hashpipe] if not wanted or tool.name.lower() in wanted]
     if any(tool.name.lower() in PACKAGES for tool in chosen):
         peers(options.venv)

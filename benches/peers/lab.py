@@ -216,7 +216,7 @@ class Lab:
     def environment(self):
         """Returns the environment of every run: nothing of the caller's but the places of system programs."""
         path = f"{self.bin}:/usr/local/bin:/usr/bin:/bin"
-        fixed = {"PATH": path, "HOME": str(self.home / "user"), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+        fixed = {"PATH": path, "HOME": str(self.home / "user"), "LANG": "C.UTF-8"}
         return fixed | self.tool.environment(self)
 
     # Gates

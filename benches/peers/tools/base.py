@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from lab import Step
+
 
 class Tool:
     """One tool. `lacks` says why it has no such thing as a scenario asks for.
@@ -36,6 +38,10 @@ class Tool:
         """Writes the pipeline file; a `comment` goes into it as one."""
         raise NotImplementedError
 
+    def write_copies(self, lab, count, comment):
+        """Writes a pipeline of stages that copy `in/N.txt` to `out/N.txt`, in the tool's own way to say it of many."""
+        self.write(lab, [copy(n) for n in range(count)], comment)
+
     def command(self, lab):
         """Returns the words that bring everything up to date."""
         raise NotImplementedError
@@ -59,6 +65,12 @@ class Tool:
     def store(self, lab):
         """Returns the folder in which the tool keeps results apart from where the user sees them."""
         return None
+
+
+def copy(n):
+    """Returns one of many stages that copy a file."""
+    words = ("cp", "{in.source}", "{out.result}")
+    return Step(f"s{n}", words, {"source": f"in/{n}.txt"}, {"result": f"out/{n}.txt"})
 
 
 def files_below(*folders):

@@ -6,9 +6,6 @@ import re
 from lab import Broken
 from tools.base import Tool, files_below
 
-# What a line of the dry run may say of a task that a run leaves alone, and of one it cannot tell about yet.
-IDLE, OPEN = {"cached", "hit"}, {"blocked", "unknown"}
-
 
 class Hashpipe(Tool):
     name = "hashpipe"
@@ -36,13 +33,10 @@ class Hashpipe(Tool):
         run = lab.run("--dry-run", "--json")
         if run.process.returncode != 0:
             raise Broken(f"dry run: exit {run.process.returncode}: {run.last_line()}")
-        states = {}
-        for line in re.findall(r"^\{.*\}$", run.output(), re.MULTILINE):
-            fact = json.loads(line)
-            if "task" in fact and "state" in fact:
-                states[fact["task"].removeprefix("command.")] = fact["state"]
-        unsure = {task for task, state in states.items() if state in OPEN}
-        return {task for task, state in states.items() if state not in IDLE | OPEN}, unsure
+        facts = [json.loads(line) for line in re.findall(r"^\{.*\}$", run.output(), re.MULTILINE)]
+        # `null`: it depends on what a stage before it will give.
+        runs = {fact["task"].removeprefix("command."): fact["runs"] for fact in facts if "runs" in fact}
+        return {task for task in runs if runs[task]}, {task for task in runs if runs[task] is None}
 
     def state(self, lab):
         return [path for path in files_below(lab.project / "cache") if "objects" not in path.parts]

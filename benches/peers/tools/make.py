@@ -33,6 +33,10 @@ class Make(Tool):
             lines += [f"{made}{colon} {needs}\n", f"\t{step.shell().replace('$', '$$')}\n"]
         (lab.project / "Makefile").write_text("".join(lines))
 
+    def write_copies(self, lab, count, comment):
+        rules = "made := $(patsubst in/%,out/%,$(wildcard in/*.txt))\nall: $(made)\n$(made): out/%: in/%\n\tcp $< $@\n"
+        (lab.project / "Makefile").write_text(f"# {comment}\n.DELETE_ON_ERROR:\n{rules}")
+
     def command(self, lab):
         # Without the built-in rules: they are tried for every file.
         return [self.program, "-rR", "-j2"]

@@ -28,6 +28,10 @@ class Ninja(Tool):
         lines += [f"default {' '.join(leaves(steps))}"]
         (lab.project / "build.ninja").write_text("\n".join(lines) + "\n")
 
+    def write_copies(self, lab, count, comment):
+        builds = "".join(f"build out/{n}.txt: copy in/{n}.txt\n" for n in range(count))
+        (lab.project / "build.ninja").write_text(f"# {comment}\nrule copy\n  command = cp $in $out\n{builds}")
+
     def command(self, lab):
         return [self.program, "-j2"]
 

@@ -53,6 +53,16 @@ class Snakemake(Tool):
         (lab.project / "Snakefile").write_text("\n".join(lines) + "\n")
         (lab.project / "config.json").write_text(json.dumps({step.name: step.params for step in steps}))
 
+    def write_copies(self, lab, count, comment):
+        lines = [f"# {comment}", "rule all:", f'    input: expand("out/{{n}}.txt", n=range({count}))']
+        lines += [
+            "rule copy:",
+            '    input: "in/{n}.txt"',
+            '    output: "out/{n}.txt"',
+            '    shell: "cp {input} {output}"',
+        ]
+        (lab.project / "Snakefile").write_text("\n".join(lines) + "\n")
+
     def setup(self, lab):
         """Returns what the tool is set up with beyond the usual."""
         return self.setups.get(lab.setup, "")
