@@ -158,7 +158,7 @@ impl Stage for Command {
             let parent = place.parent().unwrap_or(&folder);
             std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
         }
-        let arguments = self.arguments(cx, &inputs);
+        let arguments = self.arguments(cx, &inputs)?;
         supervise::run(cx, &folder, &arguments, &self.environment(cx)?)?;
         self.collect(cx, &folder)?;
         self.report_metrics(cx)
@@ -259,14 +259,14 @@ impl Command {
     }
 
     /// The program and its arguments.
-    fn arguments(&self, cx: &Ctx, inputs: &BTreeMap<&str, String>) -> Vec<String> {
+    fn arguments(&self, cx: &Ctx, inputs: &BTreeMap<&str, String>) -> Result<Vec<String>> {
         let value = |hole: Hole| match hole {
             Hole::In(name) => inputs.get(name).cloned().unwrap_or_default(),
             Hole::Out(name) => self.written_at(name),
             Hole::Param(name) => self.params.get(name).map_or(String::new(), Scalar::word),
             Hole::Threads => cx.threads().to_string(),
         };
-        match &self.run {
+        Ok(match &self.run {
             Words::Line(line) => {
                 vec![SHELL.into(), "-c".into(), fill(line, &|hole| quoted(&value(hole)))]
             }
@@ -274,11 +274,11 @@ impl Command {
                 let mut words: Vec<String> = words.iter().map(|word| fill(word, &value)).collect();
                 // A program given by its path lies in the project, not in the private folder.
                 if let Some(program) = words.first_mut().filter(|word| word.contains('/')) {
-                    *program = cx.project().join(&*program).display().to_string();
+                    *program = absolute(&cx.project().join(&*program))?.display().to_string();
                 }
                 words
             }
-        }
+        })
     }
 
     /// What the program sees of the environment: what it cannot do without, and what the stage declares.
@@ -344,9 +344,12 @@ impl Command {
     }
 }
 
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("find", path, &e))
+}
+
 fn symlink(target: &Path, link: &Path) -> Result<()> {
-    let absolute: PathBuf = std::path::absolute(target).map_err(|e| Error::io("find", target, &e))?;
-    std::os::unix::fs::symlink(absolute, link).map_err(|e| Error::io("make the link", link, &e))
+    std::os::unix::fs::symlink(absolute(target)?, link).map_err(|e| Error::io("make the link", link, &e))
 }
 
 #[cfg(test)]
