@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
-use crate::stage::{Fact, Images, Input};
+use crate::stage::{Fact, Images, Input, Ref};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -293,7 +293,16 @@ impl<'a> Judge<'a> {
         for fact in task.step.facts() {
             contents.facts.push(self.fact(task, fact)?);
         }
+        contents.facts.extend(task.step.seen_names(&|input| self.known_as(task, input)));
         Ok(contents)
+    }
+
+    /// The path that an input of a task has for the user; empty if it has none.
+    fn known_as(&self, task: &Task, input: &Ref) -> String {
+        match task.inputs.get(&input.0) {
+            Some(Target::Output { task, port }) => known_as(self.plan, *task, port),
+            _ => input.0.clone(),
+        }
     }
 
     fn fact(&self, task: &Task, fact: Fact) -> Result<(String, String)> {

@@ -46,7 +46,7 @@ pub struct Contents {
     pub inputs: BTreeMap<String, String>,
     /// (name, digest), sorted by name.
     pub files: Vec<(String, String)>,
-    /// Programs and environment variables: (name in the key, what stands there).
+    /// Programs, environment variables, names that programs see: (name in the key, what stands there).
     pub facts: Vec<(String, String)>,
 }
 

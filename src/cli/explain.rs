@@ -149,7 +149,7 @@ fn place(plan: &Plan, task: &Task, name: &str) -> String {
     let path = match name {
         "program" => "run",
         name if name.starts_with("env.") => "env",
-        name => match name.strip_prefix("params.") {
+        name => match name.strip_prefix("params.").or_else(|| name.strip_prefix("seen.")) {
             Some(path) => path,
             None => return String::new(),
         },

@@ -68,6 +68,13 @@ pub trait Stage: Send + Sync {
         vec![]
     }
 
+    /// Names by which its program finds what it reads and writes, as (name in the key, name), where those say more than
+    /// the key does already. `known_as` gives the path that an input has for the user.
+    fn seen_names(&self, known_as: &dyn Fn(&Ref) -> String) -> Vec<(String, String)> {
+        let _ = known_as;
+        vec![]
+    }
+
     /// Whether it reports figures worth a row.
     fn is_measured(&self) -> bool {
         true

@@ -104,6 +104,20 @@ impl Stage for Command {
         std::iter::once(Fact::Program(program.to_string())).chain(variables).collect()
     }
 
+    fn seen_names(&self, known_as: &dyn Fn(&Ref) -> String) -> Vec<(String, String)> {
+        let inputs = self.inputs.iter().map(|(name, input)| {
+            let known_as = known_as(input);
+            // What the command does not name, it finds by its own path.
+            let by_path = !holes(&self.run).contains(&Hole::In(name)) && stays_below(&known_as);
+            let seen = if by_path { known_as } else { linked_at(name, &known_as) };
+            (format!("seen.inputs.{name}"), seen, linked_at(name, ""))
+        });
+        let outputs =
+            self.outputs.keys().map(|name| (format!("seen.outputs.{name}"), self.written_at(name), out(name, "")));
+        let telling = inputs.chain(outputs).filter(|(_, seen, plain)| seen != plain);
+        telling.map(|(line, seen, _)| (line, seen)).collect()
+    }
+
     fn is_measured(&self) -> bool {
         self.metrics.is_some()
     }
@@ -177,6 +191,16 @@ fn ending(path: &str) -> String {
     Path::new(path).extension().map_or(String::new(), |end| format!(".{}", end.to_string_lossy()))
 }
 
+/// What `{in.NAME}` stands for.
+fn linked_at(name: &str, known_as: &str) -> String {
+    format!("in/{name}{}", ending(known_as))
+}
+
+/// What `{out.NAME}` stands for.
+fn out(name: &str, place: &str) -> String {
+    format!("out/{name}{}", ending(place))
+}
+
 /// Whether a path stays below the folder it is taken from.
 fn stays_below(path: &str) -> bool {
     !path.is_empty()
@@ -235,7 +259,7 @@ impl Command {
     /// Where, below the private folder, an output is expected.
     fn written_at(&self, name: &str) -> String {
         let place = self.outputs.get(name).map_or(String::new(), |place| self.with_params(&place.0));
-        if self.names_output(name) { format!("out/{name}{}", ending(&place)) } else { place }
+        if self.names_output(name) { out(name, &place) } else { place }
     }
 
     /// Links every input into the private folder. Gives each one's path there.
@@ -244,7 +268,7 @@ impl Command {
         for (name, input) in &self.inputs {
             let target = cx.path(input)?;
             let known_as = cx.known_as(input)?;
-            let link = format!("in/{name}{}", ending(&known_as));
+            let link = linked_at(name, &known_as);
             symlink(target, &folder.join(&link))?;
             // Programs that know their files by relative paths find them there.
             let own = folder.join(&known_as);
@@ -390,6 +414,24 @@ mod tests {
         assert_eq!(unnamed.places(), [("o", "r/3.npy".to_string())]);
         assert!(unnamed.remarks().is_empty());
         assert_eq!(command(json!({"run": "x", "params": {"d": 3}})).remarks().len(), 1);
+    }
+
+    #[test]
+    fn names_that_the_program_sees_are_told_where_they_say_something() {
+        let seen = |value: serde_json::Value| {
+            let names = command(value).seen_names(&|input| input.0.clone());
+            names.into_iter().map(|(line, seen)| format!("{line} {seen}")).collect::<Vec<_>>()
+        };
+        let named = |place: &str, input: &str| {
+            seen(json!({"run": "x {in.i} {out.o}", "inputs": {"i": input}, "outputs": {"o": place}}))
+        };
+        assert_eq!(named("", "./data"), [""; 0]);
+        assert_eq!(named("results/o.png", "a/b.csv"), ["seen.inputs.i in/i.csv", "seen.outputs.o out/o.png"]);
+        assert_eq!(named("elsewhere/p.png", "c.csv"), named("results/o.png", "a/b.csv"));
+        let unnamed =
+            |input: &str| seen(json!({"run": "x", "inputs": {"i": input}, "outputs": {"o": "r/a.txt"}})).join(", ");
+        assert_eq!(unnamed("a/b.csv"), "seen.inputs.i a/b.csv, seen.outputs.o r/a.txt");
+        assert_eq!(unnamed("/home/me/b.csv"), "seen.inputs.i in/i.csv, seen.outputs.o r/a.txt");
     }
 
     #[test]
