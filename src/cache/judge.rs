@@ -1,7 +1,7 @@
 //! Whether a task's result is there, and if not, why: the one code path behind `run`, `status` and `--dry-run`.
 
 use super::{
-    Action, Attempt, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member, Reason, Store,
+    Action, Attempt, CONTENT, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member, Reason, Store,
     Watch, differences, key, lines,
 };
 use crate::error::{Error, Kind, Result};
@@ -141,7 +141,7 @@ impl<'a> Judge<'a> {
                 .map(|folder| folder.join(word))
                 .find(|path| is_program(path)),
         };
-        let Some(path) = found.and_then(|path| path.canonicalize().ok()) else {
+        let Some(path) = found else {
             let hint = match word.contains('/') {
                 true => "paths of programs are taken from the project folder",
                 false => "install it, or correct `PATH`",
@@ -235,7 +235,7 @@ impl<'a> Judge<'a> {
         self.store.quarantine(&made.outputs)
     }
 
-    /// The user's own files a task reads, with the digests found when it was judged.
+    /// The user's own files a task reads, its program among them, with the digests found when it was judged.
     pub fn sources(&self, task: &Task, contents: &Contents) -> Vec<(PathBuf, String)> {
         let named = task.inputs.iter().filter_map(|(text, target)| match target {
             Target::Path { path } => Some((path.clone(), contents.inputs.get(text)?.clone())),
@@ -243,12 +243,22 @@ impl<'a> Judge<'a> {
         });
         let files = self.files_of(task);
         let files = files.iter().map(|(_, path)| path.clone());
-        named.chain(files.zip(contents.files.iter().map(|(_, digest)| digest.clone()))).collect()
+        let programs = task.step.facts().into_iter().zip(&contents.facts).filter_map(|(fact, (_, told))| match fact {
+            Fact::Program(word) => Some((self.program(task, &word).ok()?, told.strip_prefix(CONTENT)?.to_string())),
+            Fact::Variable(_) => None,
+        });
+        let files = files.zip(contents.files.iter().map(|(_, digest)| digest.clone()));
+        named.chain(files).chain(programs).collect()
     }
 
     /// Whether these files still have these digests.
     pub fn still(&self, sources: &[(PathBuf, String)]) -> bool {
         sources.iter().all(|(path, digest)| self.digests.path(path).is_ok_and(|found| found == *digest))
+    }
+
+    /// Looks at programs anew: one of them has changed since it was looked at.
+    pub fn forget_programs(&self) {
+        held(&self.programs).clear();
     }
 
     /// Whether every output that the user wants at a place lies there as it was made.
@@ -308,12 +318,12 @@ impl<'a> Judge<'a> {
     fn fact(&self, task: &Task, fact: Fact) -> Result<(String, String)> {
         Ok(match fact {
             Fact::Program(word) => {
-                ("program".into(), format!("{}{}", super::CONTENT, self.program_digest(task, &word)?))
+                ("program".into(), format!("{CONTENT}{}", self.program_digest(task, &word)?))
             }
             // Its digest only: it may be a secret.
             Fact::Variable(name) => {
                 let value = match std::env::var(&name) {
-                    Ok(value) => format!("{}{}", super::CONTENT, blake3::hash(value.as_bytes()).to_hex()),
+                    Ok(value) => format!("{CONTENT}{}", blake3::hash(value.as_bytes()).to_hex()),
                     Err(std::env::VarError::NotPresent) => "not set".into(),
                     Err(std::env::VarError::NotUnicode(_)) => {
                         return Err(Error::input(format!("the environment variable `{name}` is not UTF-8"))

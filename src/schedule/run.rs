@@ -15,7 +15,7 @@ use crate::cache::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
-use crate::plan::{Plan, TaskId};
+use crate::plan::{Plan, Target, TaskId};
 use crate::stage::{Input, Message};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -388,10 +388,10 @@ impl Run<'_> {
     fn start(&mut self, id: TaskId, waiting: Waiting, share: Share) {
         let task = self.plan.task(id);
         let sources = self.judge.sources(task, &waiting.contents);
-        let guards: Vec<Guard> =
-            sources.iter().map(|(path, digest)| Guard::new(path.clone(), digest.clone())).collect();
+        let mut guards: Vec<Guard> = sources.iter().map(|(path, digest)| Guard::new(path.clone(), digest)).collect();
         // Files may have changed since the task was judged: from here on they are watched.
         if !self.judge.still(&sources) {
+            self.judge.forget_programs();
             self.slots.give_back(share);
             self.states.set(id, State::Wanted);
             self.open.insert(id);
@@ -404,6 +404,8 @@ impl Run<'_> {
                 return self.fail(id, error, None);
             }
         };
+        let made = inputs.iter().filter(|(text, _)| matches!(task.inputs.get(*text), Some(Target::Output { .. })));
+        guards.extend(made.map(|(_, input)| Guard::cached(input.path.clone(), &input.digest)));
         self.states.set(id, State::Running);
         (self.show)(&Event::Start {
             task: task.name.clone(),
