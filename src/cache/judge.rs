@@ -208,13 +208,19 @@ impl<'a> Judge<'a> {
 
     /// Why a task with this key has to run.
     fn reason(&self, task: &str, key: &Key, lines: &[Line]) -> Reason {
-        let last = self.known().last(task).filter(|attempt| attempt.key == *key);
-        match last.map(|attempt| (attempt.end, attempt)) {
-            Some((End::Failed, Attempt { cause, .. })) => return Reason::Failed { cause: cause.clone() },
-            Some((End::Tainted, _)) => return Reason::Tainted,
+        // What changed while it ran has given it another key by now.
+        if self.known().last(task).is_some_and(|last| last.end == End::Tainted) {
+            return Reason::Tainted;
+        }
+        let last = self.known().attempts(task).iter().rev().find(|attempt| attempt.key == *key);
+        let owner = self.store.owner(key);
+        // An attempt of a later run, of which nothing was heard any more.
+        let died = owner.as_ref().is_some_and(|owner| last.is_none_or(|last| last.run != owner.run));
+        match last {
+            Some(Attempt { end: End::Failed, cause, .. }) if !died => return Reason::Failed { cause: cause.clone() },
             _ => {}
         }
-        if let Some(owner) = self.store.owner(key) {
+        if let Some(owner) = owner {
             return Reason::Interrupted { note: owner.note };
         }
         match self.nearest(task, lines) {
