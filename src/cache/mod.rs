@@ -86,7 +86,7 @@ impl Store {
     /// Opens a cache, making its folders if need be.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut store = Self::at(folder);
-        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged", "claims"] {
+        for name in ["actions", "objects", "known", "scratch", "tmp", "damaged", "claims"] {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
         }
@@ -143,6 +143,11 @@ impl Store {
         let mut keys: Vec<Key> = stems.filter_map(|stem| Key::parse(&stem)).collect();
         keys.sort();
         keys.iter().filter_map(|key| self.action(key)).collect()
+    }
+
+    /// Whether a key has a record. What no record names does not exist.
+    pub(super) fn has_action(&self, key: &Key) -> bool {
+        self.action_path(key).exists()
     }
 
     /// What the tasks of a pipeline came to.
