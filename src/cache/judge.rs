@@ -1,8 +1,8 @@
 //! Whether a task's result is there, and if not, why: the one code path behind `run`, `status` and `--dry-run`.
 
 use super::{
-    Action, Attempt, CONTENT, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member, Reason, Store,
-    Watch, differences, key, lines,
+    Action, Attempt, CONTENT, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member,
+    Reason, Store, Watch, differences, key, lines,
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
@@ -323,9 +323,7 @@ impl<'a> Judge<'a> {
 
     fn fact(&self, task: &Task, fact: Fact) -> Result<(String, String)> {
         Ok(match fact {
-            Fact::Program(word) => {
-                ("program".into(), format!("{CONTENT}{}", self.program_digest(task, &word)?))
-            }
+            Fact::Program(word) => ("program".into(), format!("{CONTENT}{}", self.program_digest(task, &word)?)),
             // Its digest only: it may be a secret.
             Fact::Variable(name) => {
                 let value = match std::env::var(&name) {

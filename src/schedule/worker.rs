@@ -3,6 +3,7 @@
 use super::guard::{self, Guard};
 use super::out_of_memory::KillCount;
 use super::slots::Share;
+use crate::amounts::Period;
 use crate::cache::{
     Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
     write_aside_with,
@@ -155,7 +156,7 @@ impl Leash {
         held.said?;
         Some(match held.timed_out {
             None => Error::interrupted(),
-            Some(limit) => Error::new(Kind::Stage, format!("took longer than its {} seconds", limit.as_secs()))
+            Some(limit) => Error::new(Kind::Stage, format!("took longer than its timeout of {}", Period(limit)))
                 .hint("raise `timeout` in its `resources`; what it can resume from is kept"),
         })
     }
@@ -210,15 +211,15 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     }
     let mut owner = owner(order);
     store.set_owner(&order.key, &owner);
-    let mut told = Instant::now();
+    let mut told: Option<Instant> = None;
     let begun = |pid| drop(notes.send(Note::Began(order.id, pid)));
     let computed = compute(store, order, &store.scratch(&order.key), leash, &begun, &mut |message| {
         // How often whoever waits for this, or looks at it, sees it move.
         const EVERY: Duration = Duration::from_secs(1);
         if let Message::Progress { done, total, note } = &message
-            && told.elapsed() >= EVERY
+            && told.is_none_or(|told| told.elapsed() >= EVERY)
         {
-            told = Instant::now();
+            told = Some(Instant::now());
             (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
             store.set_owner(&order.key, &owner);
         }
