@@ -292,7 +292,12 @@ pub(super) fn compute(
 fn end(child: &mut Child, order: &Order) -> Result<ExitStatus> {
     process::wait_without_reaping(child.id());
     process::kill_group(child.id());
-    child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
+    let status = process::collect(child);
+    // A task that ends by itself leaves nobody behind.
+    if status.as_ref().is_ok_and(|status| !status.success()) {
+        process::end_orphans();
+    }
+    status.map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
 }
 
 fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
@@ -415,7 +420,8 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program =
         std::env::current_exe().map_err(|e| Error::new(Kind::Io, format!("cannot find hashpipe itself: {e}")))?;
-    Command::new(&program)
+    let mut command = Command::new(&program);
+    command
         .arg("exec")
         .arg(folder.join("task.json"))
         .env("RAYON_NUM_THREADS", order.share.threads.to_string())
@@ -428,9 +434,8 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
         .stdout(Stdio::piped())
         .stderr(log)
         // Its own group: Ctrl-C reaches the runner alone, which passes it on in its own way.
-        .process_group(0)
-        .spawn()
-        .map_err(|e| Error::io("start", &program, &e))
+        .process_group(0);
+    process::start(&mut command).map_err(|e| Error::io("start", &program, &e))
 }
 
 /// What a task told.
