@@ -1,14 +1,17 @@
 //! Processes and their descendants: how a task is ended with everything it started.
 //!
 //! A task leads a process group of its own and adopts what its children leave behind, so that ending it ends all of it.
-//! Where `/proc` does not exist (macOS), descendants that leave the group are not found.
+//! The runner adopts what is left when a task's own process is killed, and ends that. Where `/proc` does not exist (macOS), descendants that leave the group are not found.
 
 #![expect(unsafe_code, reason = "asking for a signal at the parent's death is only possible between fork and exec")]
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgrp, getpid};
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a process and its finished children have used.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -27,6 +30,57 @@ pub fn adopt_orphans() {
         let _ = nix::sys::prctl::set_child_subreaper(true);
     }
 }
+
+/// Processes that this one started itself and has not waited for yet: whoever else is its child is an orphan.
+static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Starts a process of which the orphans come to this one, to be ended by [`end_orphans`].
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start(command: &mut Command) -> std::io::Result<Child> {
+    adopt_orphans();
+    // Held meanwhile: a child that is not in the list yet would be taken for an orphan.
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let child = command.spawn()?;
+    started.insert(child.id());
+    Ok(child)
+}
+
+/// Collects a process that [`start`] has started and that has ended.
+///
+/// # Errors
+/// If it cannot be waited for.
+pub fn collect(child: &mut Child) -> std::io::Result<ExitStatus> {
+    // Held meanwhile: once it is collected, its number may be an orphan's.
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    started.remove(&child.id());
+    child.wait()
+}
+
+/// Ends what came to this process from a task that died without ending its own descendants.
+pub fn end_orphans() {
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    let started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_ours = |pid: &Pid| u32::try_from(pid.as_raw()).is_ok_and(|pid| started.contains(&pid));
+    // Each round collects what the round before has ended, and finds what was born meanwhile.
+    for _ in 0..ROUNDS {
+        let orphans: Vec<Pid> = children(getpid()).into_iter().filter(|pid| !is_ours(pid)).collect();
+        if orphans.is_empty() {
+            return;
+        }
+        for orphan in orphans {
+            for pid in descendants(orphan).into_iter().chain([orphan]) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            let _ = waitpid(orphan, Some(WaitPidFlag::WNOHANG));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How often descendants are looked for that were born while others were ended.
+const ROUNDS: usize = 100;
 
 /// Has the kernel kill the command's process when the thread that starts it dies.
 pub fn die_with_parent(command: &mut Command) {
@@ -61,7 +115,7 @@ pub fn wait_without_reaping(child: u32) {
 
 /// Asks every descendant of this process to end.
 pub fn terminate_descendants() {
-    for pid in descendants() {
+    for pid in descendants(getpid()) {
         let _ = kill(pid, Signal::SIGTERM);
     }
 }
@@ -69,9 +123,8 @@ pub fn terminate_descendants() {
 /// Ends every descendant of this process, also those that are born meanwhile.
 pub fn kill_descendants() {
     // Each round finds what the round before had not seen yet; a zombie is found until its parent collects it.
-    const ROUNDS: usize = 100;
     for _ in 0..ROUNDS {
-        let found = descendants();
+        let found = descendants(getpid());
         if found.iter().filter(|pid| kill(**pid, Signal::SIGKILL).is_ok() && !is_zombie(**pid)).count() == 0 {
             return;
         }
@@ -99,10 +152,10 @@ pub fn usage(children: bool) -> Option<Usage> {
     })
 }
 
-/// Children, their children, and so on, of this process.
-fn descendants() -> Vec<Pid> {
+/// Children, their children, and so on, of a process.
+fn descendants(root: Pid) -> Vec<Pid> {
     let mut found = vec![];
-    let mut next = vec![getpid()];
+    let mut next = vec![root];
     while let Some(pid) = next.pop() {
         let children = children(pid);
         found.extend(&children);
@@ -133,7 +186,7 @@ mod tests {
     fn a_child_is_found_and_told_from_a_zombie() {
         let mut child = Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        assert!(descendants().contains(&pid) && !is_zombie(pid));
+        assert!(descendants(getpid()).contains(&pid) && !is_zombie(pid));
         kill_group(u32::MAX);
         child.kill().unwrap();
         wait_without_reaping(child.id());

@@ -78,6 +78,8 @@ struct Waiting {
     reason: Reason,
     start: Start,
     need: Need,
+    /// Counts its starts in this run, from 1.
+    attempt: usize,
     since: Instant,
 }
 
@@ -89,7 +91,8 @@ struct Running {
     leash: Leash,
     log: PathBuf,
     started: Instant,
-    /// When it will be asked to end, and how long it may take in all.
+    /// When it will be asked to end, and how long it may take in all; counted from when its process started, since it may
+    /// have to wait for another run's.
     limit: Option<(Instant, Duration)>,
     /// Watches its GPU memory.
     meter: Option<Meter>,
@@ -247,6 +250,7 @@ impl Run<'_> {
             reason,
             start,
             need,
+            attempt: 1,
             since: Instant::now(),
         };
         let rank = self.rank(id);
@@ -416,8 +420,7 @@ impl Run<'_> {
             waited: waiting.since.elapsed().as_secs_f64(),
             expected: self.expected[id.0],
         });
-        let (log, leash, peak) =
-            (self.log(id, if waiting.need.alone { 2 } else { 1 }), Leash::default(), Arc::new(AtomicU64::new(0)));
+        let (log, leash, peak) = (self.log(id, waiting.attempt), Leash::default(), Arc::new(AtomicU64::new(0)));
         let order = Order {
             inputs,
             run: self.options.run.clone(),
@@ -431,7 +434,6 @@ impl Run<'_> {
             wait: !self.options.no_wait,
             ..Order::new(self.plan, task, &waiting.key, &waiting.lines, self.judge.digests())
         };
-        let limit = task.wants.timeout.map(|limit| (Instant::now() + limit.0, limit.0));
         let now = Instant::now();
         let running = Running {
             share: Some(share),
@@ -439,7 +441,7 @@ impl Run<'_> {
             leash: leash.clone(),
             log,
             started: now,
-            limit,
+            limit: None,
             meter: None,
             metered: now,
             peak,
@@ -452,8 +454,9 @@ impl Run<'_> {
     fn hear(&mut self, note: Note) {
         match note {
             Note::Began(id, pid) => {
-                let machine = &self.options.machine;
+                let (machine, timeout) = (&self.options.machine, self.plan.task(id).wants.timeout);
                 if let Some(running) = self.running.get_mut(&id) {
+                    running.limit = timeout.map(|limit| (Instant::now() + limit.0, limit.0));
                     let cards = running.share.as_ref().map(Share::cards).unwrap_or_default();
                     running.meter = (!cards.is_empty()).then(|| machine.meter(pid, cards));
                 }
@@ -554,7 +557,7 @@ impl Run<'_> {
         self.states.set(id, State::Ready);
         let need = Need { alone: true, ..waiting.need };
         let rank = self.rank(id);
-        self.ready.insert(rank, Waiting { need, ..waiting });
+        self.ready.insert(rank, Waiting { need, attempt: waiting.attempt + 1, ..waiting });
     }
 
     fn finish(&mut self, id: TaskId, state: State, action: &crate::cache::Action, event: &Event) {

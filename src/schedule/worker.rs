@@ -3,6 +3,7 @@
 use super::guard::{self, Guard};
 use super::out_of_memory::KillCount;
 use super::slots::Share;
+use crate::amounts::Period;
 use crate::cache::{
     Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
     write_aside_with,
@@ -155,7 +156,7 @@ impl Leash {
         held.said?;
         Some(match held.timed_out {
             None => Error::interrupted(),
-            Some(limit) => Error::new(Kind::Stage, format!("took longer than its {} seconds", limit.as_secs()))
+            Some(limit) => Error::new(Kind::Stage, format!("took longer than its timeout of {}", Period(limit)))
                 .hint("raise `timeout` in its `resources`; what it can resume from is kept"),
         })
     }
@@ -210,15 +211,15 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     }
     let mut owner = owner(order);
     store.set_owner(&order.key, &owner);
-    let mut told = Instant::now();
+    let mut told: Option<Instant> = None;
     let begun = |pid| drop(notes.send(Note::Began(order.id, pid)));
     let computed = compute(store, order, &store.scratch(&order.key), leash, &begun, &mut |message| {
         // How often whoever waits for this, or looks at it, sees it move.
         const EVERY: Duration = Duration::from_secs(1);
         if let Message::Progress { done, total, note } = &message
-            && told.elapsed() >= EVERY
+            && told.is_none_or(|told| told.elapsed() >= EVERY)
         {
-            told = Instant::now();
+            told = Some(Instant::now());
             (owner.done, owner.total, owner.note) = (*done, *total, note.clone());
             store.set_owner(&order.key, &owner);
         }
@@ -291,7 +292,12 @@ pub(super) fn compute(
 fn end(child: &mut Child, order: &Order) -> Result<ExitStatus> {
     process::wait_without_reaping(child.id());
     process::kill_group(child.id());
-    child.wait().map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
+    let status = process::collect(child);
+    // A task that ends by itself leaves nobody behind.
+    if status.as_ref().is_ok_and(|status| !status.success()) {
+        process::end_orphans();
+    }
+    status.map_err(|e| Error::new(Kind::Io, format!("cannot wait for `{}`: {e}", order.name)))
 }
 
 fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Option<String>) -> Action {
@@ -414,7 +420,8 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let program =
         std::env::current_exe().map_err(|e| Error::new(Kind::Io, format!("cannot find hashpipe itself: {e}")))?;
-    Command::new(&program)
+    let mut command = Command::new(&program);
+    command
         .arg("exec")
         .arg(folder.join("task.json"))
         .env("RAYON_NUM_THREADS", order.share.threads.to_string())
@@ -427,9 +434,8 @@ fn spawn(order: &Order, folder: &Path, log: File) -> Result<Child> {
         .stdout(Stdio::piped())
         .stderr(log)
         // Its own group: Ctrl-C reaches the runner alone, which passes it on in its own way.
-        .process_group(0)
-        .spawn()
-        .map_err(|e| Error::io("start", &program, &e))
+        .process_group(0);
+    process::start(&mut command).map_err(|e| Error::io("start", &program, &e))
 }
 
 /// What a task told.
