@@ -73,6 +73,11 @@ impl Store {
     /// Moves a file or folder into the cache.
     fn put(&self, path: &Path, sync: bool) -> Result<Object> {
         let folder = path.is_dir();
+        if folder {
+            let objects = self.root.join("objects");
+            let mode = objects.metadata().map_err(|e| Error::io("read", &objects, &e))?.permissions().mode();
+            share(path, mode & 0o777)?;
+        }
         let names = if folder { digest::files_below(path)? } else { vec![] };
         let files: Vec<PathBuf> =
             if folder { names.iter().map(|name| path.join(name)).collect() } else { vec![path.to_path_buf()] };
@@ -128,6 +133,24 @@ impl Store {
             |object: &Object| digest::hash_path(&self.object_path(object)).ok().as_ref() == Some(&object.digest);
         action.outputs.values().all(whole)
     }
+}
+
+/// Gives a folder and those below it these rights beside its own: who may remove a file from the cache must be able to
+/// remove a folder too, whoever made it.
+fn share(folder: &Path, mode: u32) -> Result<()> {
+    let read = |e: std::io::Error| Error::io("read", folder, &e);
+    let own = folder.symlink_metadata().map_err(read)?.permissions().mode();
+    if own & mode != mode {
+        let both = Permissions::from_mode(own | mode);
+        std::fs::set_permissions(folder, both).map_err(|e| Error::io("share", folder, &e))?;
+    }
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        if entry.file_type().map_err(read)?.is_dir() {
+            share(&entry.path(), mode)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a file read-only and, if asked to, sees that it is on the disk. Gives its size.

@@ -360,12 +360,19 @@ fn du_adds_up() {
 fn objects_are_for_all_who_may_enter_the_cache() {
     use std::os::unix::fs::PermissionsExt as _;
     let space = Space::empty();
-    let run = "umask 077; echo 1 > {out.x}; echo 2 > {out.y}; chmod u+x {out.y}";
+    let run =
+        "umask 077; echo 1 > {out.x}; echo 2 > {out.y}; chmod u+x {out.y}; mkdir -p {out.z}/sub; chmod 500 {out.z}";
     space.write(
         "p.toml",
-        format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\" }}\n"),
+        format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\", z = \"\" }}\n"),
     );
+    // A folder that a group shares.
+    space.write("cache/v2/objects/README", "");
+    let objects = space.path("cache/v2/objects");
+    std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o2775)).unwrap();
     space.run(&[]).ok();
-    let mode = |output| space.object("command.shy", output).metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("x"), mode("y")), (0o444, 0o544));
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let object = |output| space.object("command.shy", output);
+    assert_eq!((mode(&object("x")), mode(&object("y"))), (0o444, 0o544));
+    assert_eq!((mode(&object("z")), mode(&object("z").join("sub"))), (0o775, 0o775));
 }

@@ -74,7 +74,7 @@ fn text(freed: &Freed, request: &Request) {
     ));
     if freed.short_by > 0 {
         note(&format!(
-            "warning: {} more would have to go; {} are pinned or in use",
+            "warning: {} more would have to go; results of {} are pinned or in use, and records and logs stay",
             size(freed.short_by),
             size(freed.safe)
         ));
