@@ -145,11 +145,6 @@ impl Store {
         keys.iter().filter_map(|key| self.action(key)).collect()
     }
 
-    /// Whether a key has a record. What no record names does not exist.
-    pub(super) fn has_action(&self, key: &Key) -> bool {
-        self.action_path(key).exists()
-    }
-
     /// What the tasks of a pipeline came to.
     pub fn known(&self, pipeline: &str) -> Known {
         Known::read(&self.known_path(pipeline))
