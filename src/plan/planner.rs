@@ -13,7 +13,7 @@ use crate::stage::{Kind, Parsed, STAGES};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Plans every stage of a pipeline.
 pub(super) fn plan(config: &Config) -> Result<Plan> {
@@ -281,38 +281,71 @@ impl<'a> Planner<'a> {
         inputs
     }
 
-    /// Two tasks must not put their outputs at one place, and what a task puts somewhere is read from the task.
+    /// Two tasks must not put their outputs at one place or inside of one another, and what a task puts somewhere is read
+    /// from the task.
     fn check_places(&mut self) {
-        let mut owners: HashMap<PathBuf, usize> = HashMap::new();
+        let mut places = Places::default();
         let mut errors = vec![];
-        let place = |task: &Task, key: &str| {
-            let steps: Vec<&str> = task.stage.split('.').chain([key]).collect();
-            self.config.place(&steps, Mark::Key)
-        };
         for (i, task) in self.tasks.iter().enumerate() {
             for (port, path) in &task.puts {
-                let Some(first) = owners.insert(path.clone(), i) else { continue };
+                let Some(first) = places.owners.insert(path, i) else { continue };
                 let error = Error::input(format!("two tasks put an output at `{}`", path.display()))
-                    .at(place(task, "outputs"))
+                    .at(self.place_of(task, "outputs"))
                     .note(format!("`{}` and `{}`, output `{port}`", self.tasks[first].name, task.name))
                     .hint("name the point in the path, as in \"results/{bits}.npy\"");
                 errors.push(error);
             }
         }
-        if !owners.is_empty() {
-            for task in &self.tasks {
-                for (text, target) in &task.inputs {
-                    let Target::Path { path } = target else { continue };
-                    let Some(owner) = owners.get(path).map(|i| &self.tasks[*i]) else { continue };
-                    let port = owner.puts.iter().find(|(_, put)| put == path).map_or("", |(port, _)| port);
-                    let error = Error::input(format!("`{text}` of `{}` is made by `{}`", task.name, owner.name))
-                        .at(place(task, "inputs"))
-                        .hint(format!("write \"{}/{port}\", so that it waits for it", owner.stage));
-                    errors.push(error);
-                }
+        for (i, task) in self.tasks.iter().enumerate() {
+            for (port, path) in &task.puts {
+                let Some(outer) = places.surround(path, i).map(|outer| &self.tasks[outer]) else { continue };
+                let error = Error::input(format!("`{}` lies inside of another output", path.display()))
+                    .at(self.place_of(task, "outputs"))
+                    .note(format!("`{}`, output `{port}`; the folder around it is `{}`'s", task.name, outer.name))
+                    .hint(
+                        "put it elsewhere: a folder that a task puts somewhere holds what the task wrote, and no more",
+                    );
+                errors.push(error);
             }
         }
+        if !places.owners.is_empty() {
+            for task in &self.tasks {
+                let paths = task.inputs.iter().filter_map(|(text, target)| match target {
+                    Target::Path { path } => Some((text, path)),
+                    Target::Output { .. } => None,
+                });
+                errors.extend(paths.filter_map(|(text, path)| self.unplanned(&mut places, task, text, path)));
+            }
+        }
+        drop(places);
         self.errors.extend(errors);
+    }
+
+    /// The fault of a path that a task reads and another one puts there, so that nothing says which comes first.
+    fn unplanned<'p>(&self, places: &mut Places<'p>, task: &Task, text: &str, path: &'p Path) -> Option<Error> {
+        let error = |message: String| Error::input(message).at(self.place_of(task, "inputs"));
+        if let Some(owner) = places.owners.get(path).map(|i| &self.tasks[*i]) {
+            let port = owner.puts.iter().find(|(_, put)| put == path).map_or("", |(port, _)| port);
+            return Some(
+                error(format!("`{text}` of `{}` is made by `{}`", task.name, owner.name))
+                    .hint(format!("write \"{}/{port}\", so that it waits for it", owner.stage)),
+            );
+        }
+        let (owner, what) = match (places.around(path), places.around.get(path)) {
+            (Some(owner), _) => (owner, "lies in what"),
+            (None, Some(owner)) => (*owner, "is a folder in which lies what"),
+            (None, None) => return None,
+        };
+        let owner = &self.tasks[owner];
+        Some(
+            error(format!("`{text}` of `{}` {what} `{}` makes", task.name, owner.name))
+                .hint(format!("take it from `{}`, so that it waits for it, or keep the two apart", owner.stage)),
+        )
+    }
+
+    fn place_of(&self, task: &Task, key: &str) -> Option<Place> {
+        let steps: Vec<&str> = task.stage.split('.').chain([key]).collect();
+        self.config.place(&steps, Mark::Key)
     }
 
     /// Drops errors since `before` that say again what an earlier one said.
@@ -334,6 +367,38 @@ impl<'a> Planner<'a> {
         let steps: Vec<&str> =
             [stage.kind.name, stage.name].into_iter().chain(path.iter().map(String::as_str)).collect();
         self.config.place(&steps, mark)
+    }
+}
+
+/// Where outputs are put: positions of the tasks that put them there.
+#[derive(Default)]
+struct Places<'a> {
+    owners: HashMap<&'a Path, usize>,
+    /// Every folder around one of those.
+    around: HashMap<&'a Path, usize>,
+    /// The owner of what is around a folder, if anybody owns that: most paths lie in few folders.
+    looked: HashMap<&'a Path, Option<usize>>,
+}
+
+impl<'a> Places<'a> {
+    /// Notes the folders around a place of a task's. Gives the owner of one of them.
+    fn surround(&mut self, path: &'a Path, task: usize) -> Option<usize> {
+        for folder in path.ancestors().skip(1) {
+            if let Some(owner) = self.owners.get(folder) {
+                return Some(*owner);
+            }
+            if self.around.insert(folder, task).is_some() {
+                break;
+            }
+        }
+        None
+    }
+
+    /// The owner of a folder around a path.
+    fn around(&mut self, path: &'a Path) -> Option<usize> {
+        let parent = path.parent()?;
+        let owners = &self.owners;
+        *self.looked.entry(parent).or_insert_with(|| parent.ancestors().find_map(|folder| owners.get(folder).copied()))
     }
 }
 
