@@ -13,7 +13,7 @@ use crate::stage::{Kind, Parsed, STAGES};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Plans every stage of a pipeline.
 pub(super) fn plan(config: &Config) -> Result<Plan> {
@@ -244,7 +244,11 @@ impl<'a> Planner<'a> {
             let fill = |text: String, (axis, value): (&String, &Value)| {
                 text.replace(&format!("{{{axis}}}"), &point_text(axis, value)[axis.len() + 1..])
             };
-            self.config.project.join(point.axes.iter().fold(place, fill))
+            let place = point.axes.iter().fold(place, fill);
+            // `./x` and `x` are one place.
+            self.config
+                .project
+                .join(Path::new(&place).components().filter(|c| *c != Component::CurDir).collect::<PathBuf>())
         };
         let puts = parsed.stage.places().into_iter().map(|(port, place)| (port.to_string(), fill(place))).collect();
         self.tasks.push(Task {
