@@ -1,12 +1,10 @@
 //! Threads, memory and GPUs: who gets them, in which order, and what can never be had.
 
-use crate::scene::{Gate, Going, count, project, text, wait_for, write_stages};
+use crate::scene::{Gate, Going, count, project, text, write_stages};
 use crate::space::Space;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::Instant;
 
 /// `run` on a machine with these GPUs.
 fn with_gpus(space: &Space, gpus: &str, more: &[&str]) -> Command {
@@ -71,22 +69,6 @@ fn a_task_waits_for_others_to_leave_a_gpu_and_says_so() {
     assert_eq!((ended.code, ended.tasks("start")), (130, vec!["command.b".to_string()]));
 }
 
-#[test]
-fn who_does_not_need_what_is_scarce_does_not_wait_for_it() {
-    let space = Space::empty();
-    let gpu = "gpus = 1, priority = 9";
-    let gates = waiting(&space, &[("a", gpu), ("b", gpu), ("c", gpu), ("free", "cpus = 1")]);
-    let run = Going::of(&space, with_gpus(&space, "24G", &[]));
-    let at = gates[0].reached();
-    gates[3].reached().open();
-    run.wait_for_event("done", "command.free");
-    assert_eq!(starts(&run), set(&["a", "free"]));
-    at.open();
-    gates[1].reached().open();
-    gates[2].reached().open();
-    assert_eq!(run.end().code, 0);
-}
-
 /// A command that runs out of GPU memory unless it was tried before, and says which try it is.
 fn greedy(space: &Space, succeeds: bool) {
     let tries = space.path("tries");
@@ -133,52 +115,6 @@ fn out_of_gpu_memory_alone_is_a_failure() {
     greedy(&space, false);
     let ended = Going::of(&space, with_gpus(&space, "24G", &[])).end();
     assert_eq!((ended.code, count(&space, "tries"), ended.tasks("failed").len()), (1, 2, 1), "{}", ended.stderr);
-}
-
-/// Runs one command alone and holds it until it has taken so long.
-fn record_time(space: &Space, gate: &Gate, task: &str, at_least: f64) -> f64 {
-    let run = Going::start(space, &["--only", task, "--force", task]);
-    let at = gate.reached();
-    let since = Instant::now();
-    wait_for("time to pass", || (since.elapsed().as_secs_f64() >= at_least).then_some(()));
-    at.open();
-    let ended = run.end().ok();
-    let done = ended.json().into_iter().find(|event| event["event"] == "done" && event["task"] == task).unwrap();
-    done["seconds"].as_f64().unwrap()
-}
-
-#[test]
-fn the_longest_way_to_the_end_begins_first_by_what_it_took_before() {
-    let space = Space::empty();
-    let names = ["alone", "head", "tail"];
-    let gates = names.map(|name| Gate::new(&space, &format!("gate-{name}")));
-    let stage = |i: usize, inputs: &str| {
-        format!("[command.{}]\nrun = '{}; : > {{out.o}}'\n{inputs}outputs = {{ o = '' }}\n", names[i], gates[i].wait())
-    };
-    write_stages(&space, &[stage(0, ""), stage(1, ""), stage(2, "inputs = { i = 'command.head/o' }\n")].concat());
-    let order = |first: usize| -> Vec<String> {
-        let run = Going::start(&space, &["--jobs", "1", "--force", "command"]);
-        let rest = [[0, 1, 2], [1, 2, 0]][first];
-        for i in rest {
-            gates[i].reached().open();
-        }
-        let events: Vec<Value> = run.end().ok().json();
-        events
-            .iter()
-            .filter(|event| event["event"] == "start")
-            .map(|event| event["task"].as_str().unwrap().into())
-            .collect()
-    };
-    // One alone that takes longer than the head of a chain, and not as long as the whole chain.
-    let head = record_time(&space, &gates[1], "command.head", 0.0);
-    let alone = record_time(&space, &gates[0], "command.alone", 1.5 * head);
-    record_time(&space, &gates[2], "command.tail", 1.5 * alone);
-    assert_eq!(order(1), ["command.head", "command.tail", "command.alone"]);
-    // The same pipeline with other times before it.
-    let head = record_time(&space, &gates[1], "command.head", 0.0);
-    let tail = record_time(&space, &gates[2], "command.tail", 0.0);
-    record_time(&space, &gates[0], "command.alone", 2.0 * (head + tail));
-    assert_eq!(order(0), ["command.alone", "command.head", "command.tail"]);
 }
 
 #[test]
