@@ -87,14 +87,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every object is what its name says, every record is whole, and nothing else of what was begun is left.
+/// Every object is what its name says, every record is whole, and nothing was damaged.
 fn assert_whole(space: &Space) {
     let verified = space.hashpipe(&["cache", "verify"]);
     assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
-    for (folder, left) in [("tmp", 0), ("damaged", 0), ("scratch", 0)] {
-        let found: Vec<PathBuf> = files(&space.path("cache/v2").join(folder));
-        assert_eq!(found.len(), left, "{found:?}");
-    }
+    // Folders in `tmp` and locks of finished keys may be left by who was killed while tidying up; `cache gc` removes them.
+    assert_eq!(files(&space.path("cache/v2/damaged")), Vec::<PathBuf>::new());
 }
 
 /// Whom a round kills.
