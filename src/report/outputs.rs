@@ -29,6 +29,9 @@ pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path)
     Ok(warnings)
 }
 
+/// Beginning of the name of a folder that copies are made in before they are put in place.
+const ASIDE: &str = ".hashpipe-";
+
 /// Puts one output at a path.
 fn put(store: &Store, object: &Object, to: &Path, digests: &Digests, warnings: &mut Vec<Error>) -> Result<()> {
     let from = store.object_path(object);
@@ -42,7 +45,14 @@ fn put(store: &Store, object: &Object, to: &Path, digests: &Digests, warnings: &
     let wanted = files_below(&from)?;
     if to.is_dir() {
         for name in files_below(to)?.into_iter().filter(|name| !wanted.contains(name)) {
-            make_way(store, &to.join(name), digests, warnings)?;
+            match name.split_once(ASIDE) {
+                // Left by a run that was killed while it copied.
+                Some((before, rest)) => {
+                    let aside = format!("{before}{ASIDE}{}", rest.split('/').next().unwrap_or_default());
+                    let _ = std::fs::remove_dir_all(to.join(aside));
+                }
+                None => make_way(store, &to.join(name), digests, warnings)?,
+            }
         }
     } else if to.exists() {
         make_way(store, to, digests, warnings)?;
@@ -85,7 +95,8 @@ fn replace(store: &Store, from: &Path, to: &Path, digests: &Digests, warnings: &
     if to.symlink_metadata().is_ok() {
         make_way(store, to, digests, warnings)?;
     }
-    let aside = tempfile::Builder::new().tempdir_in(parent).map_err(|e| Error::io("write in", parent, &e))?;
+    let aside =
+        tempfile::Builder::new().prefix(ASIDE).tempdir_in(parent).map_err(|e| Error::io("write in", parent, &e))?;
     let copy = aside.path().join("copy");
     reflink_copy::reflink_or_copy(from, &copy).map_err(|e| Error::io("write", to, &e))?;
     readable(&copy)?;
