@@ -13,7 +13,7 @@ use crate::stage::{Kind, Parsed, STAGES};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Plans every stage of a pipeline.
 pub(super) fn plan(config: &Config) -> Result<Plan> {
@@ -244,7 +244,7 @@ impl<'a> Planner<'a> {
             let fill = |text: String, (axis, value): (&String, &Value)| {
                 text.replace(&format!("{{{axis}}}"), &point_text(axis, value)[axis.len() + 1..])
             };
-            self.config.project.join(point.axes.iter().fold(place, fill))
+            plain(&self.config.project.join(point.axes.iter().fold(place, fill)))
         };
         let puts = parsed.stage.places().into_iter().map(|(port, place)| (port.to_string(), fill(place))).collect();
         self.tasks.push(Task {
@@ -274,7 +274,7 @@ impl<'a> Planner<'a> {
                     }
                     Target::Output { task: *task, port }
                 }
-                _ => Target::Path { path: self.config.project.join(&text) },
+                _ => Target::Path { path: plain(&self.config.project.join(&text)) },
             };
             inputs.insert(text, target);
         }
@@ -368,6 +368,13 @@ impl<'a> Planner<'a> {
             [stage.kind.name, stage.name].into_iter().chain(path.iter().map(String::as_str)).collect();
         self.config.place(&steps, mark)
     }
+}
+
+/// A path without `.` in it, so that equal paths are equal.
+fn plain(path: &Path) -> PathBuf {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    let plain: PathBuf = parts.collect();
+    if plain.as_os_str().is_empty() { PathBuf::from(".") } else { plain }
 }
 
 /// Where outputs are put: positions of the tasks that put them there.
