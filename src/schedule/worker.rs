@@ -8,7 +8,7 @@ use crate::cache::{
     Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
     write_aside_with,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, FULL, Kind, Result};
 use crate::plan::{Plan, Task, TaskId};
 use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
@@ -270,6 +270,8 @@ pub(super) fn compute(
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
         let error = match kills.explain(status).or_else(|| kills.explain(told_status(&error))) {
             Some(hint) => error.hint(hint),
+            // Its log may not have had room for what it said of that.
+            None if is_full(workspace.path()) => error.hint(FULL),
             None => error,
         };
         // However a task ends that was told to: it did not fail.
@@ -491,6 +493,14 @@ fn told_status(error: &Error) -> ExitStatus {
     use std::os::unix::process::ExitStatusExt as _;
     const KILLED: [&str; 2] = ["was killed by signal 9", "ended with exit code 137"];
     ExitStatus::from_raw(if KILLED.iter().any(|told| error.message().contains(told)) { 9 } else { 0 })
+}
+
+/// Whether nothing more can be written where a folder lies.
+fn is_full(folder: &Path) -> bool {
+    /// A file system that refuses to write may show a little that is kept for others.
+    const LITTLE: u64 = 1 << 16;
+    nix::sys::statvfs::statvfs(folder)
+        .is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < LITTLE || disk.files_free() == 0)
 }
 
 /// The error of a task that ended without saying why.
