@@ -12,6 +12,7 @@ use crate::error::{Error, FULL, Kind, Result};
 use crate::plan::{Plan, Task, TaskId};
 use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
+use nix::sys::statvfs::{Statvfs, statvfs};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -499,8 +500,9 @@ fn told_status(error: &Error) -> ExitStatus {
 fn is_full(folder: &Path) -> bool {
     /// A file system that refuses to write may show a little that is kept for others.
     const LITTLE: u64 = 1 << 16;
-    nix::sys::statvfs::statvfs(folder)
-        .is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < LITTLE || disk.files_free() == 0)
+    // Some do not count files.
+    let no_file_more = |disk: &Statvfs| disk.files() > 0 && disk.files_available() == 0;
+    statvfs(folder).is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < LITTLE || no_file_more(&disk))
 }
 
 /// The error of a task that ended without saying why.
