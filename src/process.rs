@@ -1,7 +1,8 @@
 //! Processes and their descendants: how a task is ended with everything it started.
 //!
 //! A task leads a process group of its own and adopts what its children leave behind, so that ending it ends all of it.
-//! The runner adopts what is left when a task's own process is killed, and ends that. Where `/proc` does not exist (macOS), descendants that leave the group are not found.
+//! The runner adopts what is left when a task's own process is killed, and ends that. Where `/proc` does not exist
+//! (macOS), descendants that leave the group are not found.
 
 #![expect(unsafe_code, reason = "asking for a signal at the parent's death is only possible between fork and exec")]
 

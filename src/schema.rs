@@ -129,6 +129,8 @@ fn partial(shape: &Shape) -> Value {
             json!({ "anyOf": [list, by(&list)] })
         }
         Shape::Ref => json!({ "anyOf": [single(shape), sweep(shape)] }),
+        Shape::Words => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
+        Shape::Wants => schemars::schema_for!(Wants).to_value(),
         single_valued => json!({ "anyOf": [single(single_valued), sweep(single_valued), by(&single(single_valued))] }),
     }
 }
@@ -153,6 +155,7 @@ fn single(shape: &Shape) -> Value {
         Shape::Integer { min, max } => bounded("integer", min, max),
         Shape::Number { min, max } => bounded("number", min, max),
         Shape::Bool => json!({ "type": "boolean" }),
+        Shape::Scalar => json!({ "type": ["boolean", "number", "string"] }),
         Shape::Word(words) => {
             let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
             json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\{vars\." }] })

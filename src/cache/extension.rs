@@ -62,6 +62,7 @@ impl Store {
             let there = outputs.values().all(|object| self.object_path(object).exists());
             (there && outputs.len() == extends.outputs.len()).then(|| {
                 self.claim(&action.key);
+                self.note_use(&action.key);
                 Extension { from, to: member.value, outputs, key: action.key.clone() }
             })
         })

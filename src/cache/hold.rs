@@ -116,22 +116,24 @@ impl Store {
     pub fn claim(&self, key: &Key) {
         if let Some(claims) = &self.claims {
             claims.add(key);
-            self.note_use(key);
         }
     }
 
-    /// Notes that a result was used, by the time of its record. Once a day is enough to tell what is used at all.
-    fn note_use(&self, key: &Key) {
+    /// Whether a key has a record: without one it has no result, whatever else is known of it, and `gc` takes its
+    /// objects. Notes by the record's time that the result is used; once a day is enough to tell what is used at all.
+    pub(super) fn note_use(&self, key: &Key) -> bool {
         use nix::sys::stat::{UtimensatFlags, utimensat};
         use nix::sys::time::TimeSpec;
         const OFTEN_ENOUGH: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
         let path = self.action_path(key);
-        let modified = path.metadata().and_then(|metadata| metadata.modified());
-        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > OFTEN_ENOUGH)) {
+        let Ok(metadata) = path.metadata() else { return false };
+        let is_old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > OFTEN_ENOUGH));
+        if is_old && self.claims.is_some() {
             // "Now" may be set by all who may write the file; any other time by its owner alone.
             let now = TimeSpec::UTIME_NOW;
             let _ = utimensat(nix::fcntl::AT_FDCWD, &path, &now, &now, UtimensatFlags::FollowSymlink);
         }
+        true
     }
 
     /// The claims of all processes that live. Those of dead ones are removed if this is called alone with the lock.
@@ -243,8 +245,11 @@ mod tests {
         for (hours, noted) in [(1, false), (25, true)] {
             let then = now - std::time::Duration::from_secs(hours * 3600);
             File::create(&path).unwrap().set_modified(then).unwrap();
-            store.claim(&key('a'));
+            assert!(Store::at(folder.path()).note_use(&key('a')));
+            assert_eq!(path.metadata().unwrap().modified().unwrap(), then, "a reader changes nothing");
+            assert!(store.note_use(&key('a')));
             assert_eq!(path.metadata().unwrap().modified().unwrap() != then, noted, "{hours} hours ago");
         }
+        assert!(!store.note_use(&key('b')));
     }
 }

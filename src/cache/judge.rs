@@ -197,6 +197,9 @@ impl<'a> Judge<'a> {
 
     /// The result of a key: from what this pipeline's tasks came to, or from its record.
     fn find(&self, task: &Task, key: &Key) -> Lookup {
+        if !self.store.note_use(key) {
+            return Lookup::Miss;
+        }
         match self.journal.known.done(&task.name, key) {
             // One read for all tasks instead of one each; what is said there is checked like a record.
             Some(attempt) if !task.step.is_measured() => {

@@ -86,7 +86,7 @@ impl Store {
     /// Opens a cache, making its folders if need be.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut store = Self::at(folder);
-        for name in ["actions", "objects", "known", "scratch", "runs", "tmp", "damaged", "claims"] {
+        for name in ["actions", "objects", "known", "scratch", "tmp", "damaged", "claims"] {
             let path = store.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| Error::io("make the cache folder", &path, &e))?;
         }

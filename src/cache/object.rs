@@ -72,7 +72,13 @@ impl Store {
 
     /// Moves a file or folder into the cache.
     fn put(&self, path: &Path, sync: bool) -> Result<Object> {
-        let folder = path.is_dir();
+        // What a link leads to is not the output's, and must stay as it is.
+        let folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        if folder {
+            let objects = self.root.join("objects");
+            let mode = objects.metadata().map_err(|e| Error::io("read", &objects, &e))?.permissions().mode();
+            share(path, mode & 0o777)?;
+        }
         let mut size = 0;
         for file in files_of(path)? {
             size += seal(&file, sync)?;
@@ -154,6 +160,24 @@ fn part_from_other_names(path: &Path) -> Result<()> {
     let copy = path.with_file_name(format!(".{}-{}.copy", std::process::id(), unique()));
     let copied = reflink_copy::reflink_or_copy(path, &copy).and_then(|_| std::fs::rename(&copy, path));
     copied.map_err(|e| Error::io("copy", path, &e))
+}
+
+/// Gives a folder and those below it these rights beside its own: who may remove a file from the cache must be able to
+/// remove a folder too, whoever made it.
+fn share(folder: &Path, mode: u32) -> Result<()> {
+    let read = |e: std::io::Error| Error::io("read", folder, &e);
+    let own = folder.symlink_metadata().map_err(read)?.permissions().mode();
+    if own & mode != mode {
+        let both = Permissions::from_mode(own | mode);
+        std::fs::set_permissions(folder, both).map_err(|e| Error::io("share", folder, &e))?;
+    }
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        if entry.file_type().map_err(read)?.is_dir() {
+            share(&entry.path(), mode)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a file read-only and, if asked to, sees that it is on the disk. Gives its size.

@@ -195,6 +195,8 @@ impl Run<'_> {
                 continue;
             }
             let (judge, plan, results) = (&self.judge, self.plan, &self.results);
+            // Every result that is found is claimed; with this, all of them together.
+            let _hold = self.store.hold().ok();
             let verdicts: Vec<Result<Verdict>> =
                 open.par_iter().map(|id| judge.judge(plan.task(*id), results)).collect();
             for (id, verdict) in open.into_iter().zip(verdicts) {

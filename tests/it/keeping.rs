@@ -99,12 +99,11 @@ fn without_limits_only_what_nothing_can_use_goes() {
     let left = orphan(&space, "left by a run that was killed before its record");
     space.write("cache/v2/tmp/1-left/outputs/x", "x");
     space.write("cache/v2/tmp/1-left.lock", "");
-    space.write("cache/v2/actions/ab/.1-2.tmp", "half a record");
     space.write("cache/v2/trash/0123", "left by a gc that was killed");
     assert!(gc(&space, &[])[0]["name"].as_str().unwrap().contains("1-left"), "its lock is free");
     assert!(left.exists(), "it may be in the making");
     gc(&space, &["--grace", "1ms"]);
-    assert!(!left.exists() && !space.path("cache/v2/actions/ab/.1-2.tmp").exists());
+    assert!(!left.exists());
     for folder in ["tmp", "trash", "claims"] {
         assert_eq!(below(&space.path("cache/v2").join(folder)).len(), 0, "{folder}");
     }
@@ -360,12 +359,19 @@ fn du_adds_up() {
 fn objects_are_for_all_who_may_enter_the_cache() {
     use std::os::unix::fs::PermissionsExt as _;
     let space = Space::empty();
-    let run = "umask 077; echo 1 > {out.x}; echo 2 > {out.y}; chmod u+x {out.y}";
+    let run =
+        "umask 077; echo 1 > {out.x}; echo 2 > {out.y}; chmod u+x {out.y}; mkdir -p {out.z}/sub; chmod 500 {out.z}";
     space.write(
         "p.toml",
-        format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\" }}\n"),
+        format!("name = \"small\"\n[command.shy]\nrun = {run:?}\noutputs = {{ x = \"\", y = \"\", z = \"\" }}\n"),
     );
+    // A folder that a group shares.
+    space.write("cache/v2/objects/README", "");
+    let objects = space.path("cache/v2/objects");
+    std::fs::set_permissions(&objects, std::fs::Permissions::from_mode(0o2775)).unwrap();
     space.run(&[]).ok();
-    let mode = |output| space.object("command.shy", output).metadata().unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("x"), mode("y")), (0o444, 0o544));
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let object = |output| space.object("command.shy", output);
+    assert_eq!((mode(&object("x")), mode(&object("y"))), (0o444, 0o544));
+    assert_eq!((mode(&object("z")), mode(&object("z").join("sub"))), (0o775, 0o775));
 }

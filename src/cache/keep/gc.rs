@@ -7,7 +7,7 @@
 use super::choose::{Demand, Given, Part, choose};
 use super::inventory::{Inventory, Recorded, entries, name, read_record, record_key, two_deep};
 use super::item::{Item, What, Why};
-use super::leftovers::{Finder, remove, trash};
+use super::leftovers::{Finder, GRACE, remove, trash};
 use super::limits::Limits;
 use super::usage::total;
 use crate::cache::hold::Alone;
@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
     pub limits: Limits,
-    /// What is younger may be in the making.
+    /// Objects that no record names and that are younger stay.
     pub grace: Duration,
     /// Find what would go, and change nothing.
     pub dry_run: bool,
@@ -44,9 +44,6 @@ pub struct Freed {
     /// What could not be removed.
     pub failures: Vec<Error>,
 }
-
-/// What is younger than this and named by no record may be in the making.
-pub const GRACE: Duration = Duration::from_secs(60 * 60);
 
 /// How many things are moved away while others wait.
 const BATCH: usize = 64;
@@ -432,6 +429,22 @@ mod tests {
         assert_eq!(there(), [false, true, true, true]);
         gc(&store, &request(later(15)), &|_| {}).unwrap();
         assert_eq!(there(), [false, false, false, true]);
+    }
+
+    #[test]
+    fn what_may_be_in_the_making_is_left_for_an_hour() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let paths =
+            ["tmp/1-no-lock/outputs", "actions/ab/.1-2.tmp", "known/.1-2.tmp"].map(|name| store.root.join(name));
+        for path in &paths {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "half").unwrap();
+        }
+        gc(&store, &request(SystemTime::now() + Duration::from_secs(3500)), &|_| {}).unwrap();
+        assert!(paths.iter().all(|path| path.exists()));
+        gc(&store, &request(SystemTime::now() + Duration::from_secs(3700)), &|_| {}).unwrap();
+        assert!(paths.iter().all(|path| !path.exists()));
     }
 
     #[test]

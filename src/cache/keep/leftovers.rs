@@ -14,10 +14,14 @@ const RESUMABLE: Duration = DAY.saturating_mul(14);
 /// How long what was damaged may be looked into.
 const DAMAGED: Duration = DAY.saturating_mul(30);
 
-/// Finds leftovers. What is younger than `grace` may be in the making.
+/// What is younger may be in the making.
+pub const GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// Finds leftovers.
 pub(super) struct Finder<'a> {
     pub(super) store: &'a Store,
     pub(super) inventory: &'a Inventory,
+    /// For objects, which are safe without any: whoever puts one there holds the cache until a record names it.
     pub(super) grace: Duration,
     pub(super) now: SystemTime,
 }
@@ -63,7 +67,7 @@ impl Finder<'_> {
             let age = beside.into_iter().fold(age(&path, self.now), Duration::min);
             let why = match age {
                 age if age > RESUMABLE => Why::Forgotten(age),
-                age if age > self.grace && whole.contains(&key) => Why::Done,
+                age if age > GRACE && whole.contains(&key) => Why::Done,
                 _ => return None,
             };
             let item = self.item(What::Resume, why, path);
@@ -79,7 +83,7 @@ impl Finder<'_> {
         let is_left = |path: &PathBuf| match File::open(path.with_extension("lock")) {
             Ok(lock) => lock.try_lock().is_ok(),
             // Its process died before it could show its lock; or it is about to.
-            Err(_) => age(path, self.now) > self.grace,
+            Err(_) => age(path, self.now) > GRACE,
         };
         let with_lock = |path: PathBuf| {
             let lock = path.with_extension("lock");
@@ -98,7 +102,7 @@ impl Finder<'_> {
             paths.extend(entries(&folder));
         }
         let is_aside = |path: &PathBuf| name(path).starts_with('.') && name(path).ends_with(".tmp");
-        let left = paths.into_iter().filter(is_aside).filter(|path| age(path, self.now) > self.grace);
+        let left = paths.into_iter().filter(is_aside).filter(|path| age(path, self.now) > GRACE);
         left.map(|path| self.item(What::Leftover, Why::Left, path)).collect()
     }
 

@@ -10,8 +10,9 @@ mod pins;
 mod usage;
 mod verify;
 
-pub use gc::{Freed, GRACE, Request, gc, gc_after_run};
+pub use gc::{Freed, Request, gc, gc_after_run};
 pub use item::{Item, What};
+pub use leftovers::GRACE;
 pub use limits::Limits;
 pub use usage::{StageUsage, Usage, usage};
 pub use verify::{Fault, Verified, verify};

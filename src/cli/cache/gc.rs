@@ -22,7 +22,7 @@ pub(in crate::cli) struct Arguments {
     /// Give up what is cheapest to make again until so much of the disk is free
     #[arg(long, value_name = "SIZE")]
     min_free: Option<Bytes>,
-    /// Leave alone what no record names and is younger: it may be in the making [default: 1h]
+    /// Leave alone objects that no record names and that are younger [default: 1h]
     #[arg(long, value_name = "TIME")]
     grace: Option<Period>,
     /// Show what would go, and change nothing
@@ -74,7 +74,7 @@ fn text(freed: &Freed, request: &Request) {
     ));
     if freed.short_by > 0 {
         note(&format!(
-            "warning: {} more would have to go; {} are pinned or in use",
+            "warning: {} more would have to go; results of {} are pinned or in use, and records and logs stay",
             size(freed.short_by),
             size(freed.safe)
         ));
