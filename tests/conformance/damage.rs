@@ -1,6 +1,6 @@
 //! What is changed in the cache or beside it, or lost, or torn: noticed, mended, and never taken for good.
 
-use crate::scene::{Gate, Going, count, project, said, state, states, tally, text, wait_for, write_stages};
+use crate::scene::{Gate, Going, count, listing, project, said, state, states, tally, text, wait_for, write_stages};
 use crate::space::{Ended, Space, damage};
 use std::path::{Path, PathBuf};
 
@@ -56,9 +56,26 @@ fn a_folder_changed_at_its_place_is_restored_file_by_file() {
     std::fs::remove_file(space.path("r/split/sub/y")).unwrap();
     let ended = space.run(&[]).ok();
     assert_eq!(ended.tasks("start"), NONE);
-    let read = ["x", "sub/y", "x.before-1", "mine.before-1"].map(|name| text(&space, &format!("r/split/{name}")));
-    // What a person put there is not lost: beside it, where it is in nobody's way the next time.
+    let read = ["split/x", "split/sub/y", "split.before-1/x", "split.before-1/mine"].map(|name| text(&space, &format!("r/{name}")));
+    // What a person put there is not lost: beside the folder, where it is in nobody's way the next time.
     assert_eq!(read, ["ONE\n", "TWO\n", "edited\n", "my own\n"]);
+    let before = listing(&space.path("r"));
+    assert_eq!(warnings(&space.run(&[]).ok()), 0);
+    assert_eq!(listing(&space.path("r")), before);
+}
+
+#[test]
+fn empty_folders_of_an_output_are_put_there_too() {
+    let space = project("[command.x]\nrun = 'mkdir -p {out.o}/a/none {out.o}/b'\noutputs = { o = 'r' }\n", &[]);
+    space.run(&[]).ok();
+    assert!(space.path("r/a/none").is_dir() && space.path("r/b").is_dir());
+    let before = listing(&space.path("r"));
+    space.run(&[]).ok();
+    assert_eq!(listing(&space.path("r")), before);
+    std::fs::remove_dir(space.path("r/b")).unwrap();
+    std::fs::create_dir_all(space.path("r/more/of/it")).unwrap();
+    assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
+    assert!(space.path("r/b").is_dir() && !space.path("r/more").exists());
 }
 
 #[test]
@@ -66,12 +83,19 @@ fn what_stands_in_the_way_of_an_output_is_moved_aside() {
     let space = chain();
     std::fs::remove_file(space.path("r/up.txt")).unwrap();
     space.write("r/up.txt/notes", "my own\n");
-    std::fs::remove_dir_all(space.path("r/split")).unwrap();
-    std::os::unix::fs::symlink("../a.txt", space.path("r/split")).unwrap();
-    assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
-    assert_eq!((text(&space, "r/up.txt"), text(&space, "r/split/x")), ("ONE\nTWO\n".into(), "ONE\n".into()));
+    space.write("elsewhere/x", "my own\n");
+    let before = listing(&space.path("elsewhere"));
+    for target in ["../a.txt", "../elsewhere", "../nowhere"] {
+        std::fs::remove_dir_all(space.path("r/split")).unwrap();
+        std::os::unix::fs::symlink(target, space.path("r/split")).unwrap();
+        assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
+        assert_eq!((text(&space, "r/up.txt"), text(&space, "r/split/x")), ("ONE\nTWO\n".into(), "ONE\n".into()), "{target}");
+        assert!(!space.path("r/split").is_symlink() && space.path("r/split.before-1").is_symlink());
+        std::fs::remove_file(space.path("r/split.before-1")).unwrap();
+        assert_eq!(listing(&space.path("elsewhere")), before, "where a link leads to is untouched");
+    }
     assert_eq!(text(&space, "r/up.txt.before-1/notes"), "my own\n");
-    assert_eq!(text(&space, "a.txt"), "one\ntwo\n", "where the link led to is untouched");
+    assert_eq!(text(&space, "a.txt"), "one\ntwo\n");
 }
 
 #[test]
