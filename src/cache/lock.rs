@@ -32,7 +32,7 @@ impl Owner {
     /// `another run (pid 4711 on atlas) is at epoch 12/100`
     pub fn told(&self, here: &str) -> String {
         let host = if self.host == here { String::new() } else { format!(" on {}", self.host) };
-        let percent = if self.total > 0 { format!(" {}%", self.done * 100 / self.total) } else { String::new() };
+        let percent = (self.done * 100).checked_div(self.total).map_or(String::new(), |percent| format!(" {percent}%"));
         let note = if self.note.is_empty() { String::new() } else { format!(": {}", self.note) };
         format!("another run (pid {}{host}) makes the same{percent}{note}", self.pid)
     }

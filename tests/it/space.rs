@@ -135,8 +135,8 @@ impl Space {
     pub(crate) fn last_key(&self, pipeline: &str, task: &str) -> Option<String> {
         let known = std::fs::read_to_string(self.path("cache/v2/known").join(pipeline)).ok()?;
         let attempts = known.lines().filter_map(|line| serde_json::from_str::<Value>(line.split_once(' ')?.1).ok());
-        let done = attempts.filter(|attempt| attempt["task"] == task && attempt["end"] == "done");
-        done.last().and_then(|attempt| attempt["key"].as_str().map(str::to_string))
+        let mut done = attempts.filter(|attempt| attempt["task"] == task && attempt["end"] == "done");
+        done.next_back().and_then(|attempt| attempt["key"].as_str().map(str::to_string))
     }
 
     /// Where an output of a task's last result lies.
