@@ -31,6 +31,9 @@ pub enum Kind {
     Interrupted,
 }
 
+/// What to do about a full disk.
+pub const FULL: &str = "the disk is full: free some space and run again; what is cached is kept";
+
 impl Kind {
     const ALL: [Self; 10] = [
         Self::Input,
@@ -134,7 +137,7 @@ impl Error {
     pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
         let mut e = Self::new(Kind::Io, format!("cannot {doing} `{}`", path.display())).note(error.to_string());
         if error.kind() == std::io::ErrorKind::StorageFull {
-            e = e.hint("the disk is full: free some space and run again; what is cached is kept");
+            e = e.hint(FULL);
         }
         e
     }

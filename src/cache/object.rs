@@ -4,7 +4,7 @@ use super::action::{Action, Made, Object, Outputs};
 use super::{Digests, Key, Lookup, Reason, Store, digest, unique};
 use crate::error::{Error, Kind, Place, Result};
 use std::fs::{File, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -72,18 +72,16 @@ impl Store {
 
     /// Moves a file or folder into the cache.
     fn put(&self, path: &Path, sync: bool) -> Result<Object> {
-        let folder = path.is_dir();
+        // What a link leads to is not the output's, and must stay as it is.
+        let folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
         if folder {
             let objects = self.root.join("objects");
             let mode = objects.metadata().map_err(|e| Error::io("read", &objects, &e))?.permissions().mode();
             share(path, mode & 0o777)?;
         }
-        let names = if folder { digest::files_below(path)? } else { vec![] };
-        let files: Vec<PathBuf> =
-            if folder { names.iter().map(|name| path.join(name)).collect() } else { vec![path.to_path_buf()] };
         let mut size = 0;
-        for file in &files {
-            size += seal(file, sync)?;
+        for file in files_of(path)? {
+            size += seal(&file, sync)?;
         }
         let object = Object { digest: digest::hash_path(path)?, size, folder };
         let place = self.object_path(&object);
@@ -135,6 +133,35 @@ impl Store {
     }
 }
 
+/// The files of an output. Links are not followed: what they lead to is not the output's.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |path: &Path, e: &std::io::Error| Error::io("read", path, e);
+    let (mut files, mut next) = (vec![], vec![path.to_path_buf()]);
+    while let Some(path) = next.pop() {
+        let metadata = path.symlink_metadata().map_err(|e| unreadable(&path, &e))?;
+        if metadata.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(|e| unreadable(&path, &e))? {
+                next.push(entry.map_err(|e| unreadable(&path, &e))?.path());
+            }
+        } else if metadata.is_file() {
+            files.push(path);
+        } else {
+            return Err(Error::new(Kind::Contract, format!("`{}` is not a file", path.display()))
+                .note("an output holds files and folders, no links, pipes or devices")
+                .hint("have the stage write a copy"));
+        }
+    }
+    Ok(files)
+}
+
+/// Makes a file that has other names a file of its own: what is done to it must not be done to those, nor the other way
+/// round.
+fn part_from_other_names(path: &Path) -> Result<()> {
+    let copy = path.with_file_name(format!(".{}-{}.copy", std::process::id(), unique()));
+    let copied = reflink_copy::reflink_or_copy(path, &copy).and_then(|_| std::fs::rename(&copy, path));
+    copied.map_err(|e| Error::io("copy", path, &e))
+}
+
 /// Gives a folder and those below it these rights beside its own: who may remove a file from the cache must be able to
 /// remove a folder too, whoever made it.
 fn share(folder: &Path, mode: u32) -> Result<()> {
@@ -156,10 +183,8 @@ fn share(folder: &Path, mode: u32) -> Result<()> {
 /// Makes a file read-only and, if asked to, sees that it is on the disk. Gives its size.
 fn seal(path: &Path, sync: bool) -> Result<u64> {
     let metadata = path.symlink_metadata().map_err(|e| Error::io("read", path, &e))?;
-    if !metadata.is_file() {
-        return Err(Error::new(Kind::Contract, format!("`{}` is not a file", path.display()))
-            .note("an output holds files and folders, no links, pipes or devices")
-            .hint("have the stage write a copy"));
+    if metadata.nlink() > 1 {
+        part_from_other_names(path)?;
     }
     // For all who may enter the cache, whatever the program that wrote it thought of others; and as executable as it was.
     let mode = 0o444 | (metadata.permissions().mode() & 0o111);
@@ -213,7 +238,23 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let out = folder.path().join("out");
         std::fs::create_dir(&out).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", out.join("x")).unwrap();
-        assert_eq!(store.put(&out, false).unwrap_err().kind(), Kind::Contract);
+        for target in ["/etc/passwd", "/etc", "/nowhere"] {
+            std::os::unix::fs::symlink(target, out.join("x")).unwrap();
+            assert_eq!(store.put(&out, false).unwrap_err().kind(), Kind::Contract, "{target}");
+            std::fs::remove_file(out.join("x")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let [mine, out] = ["mine", "out"].map(|name| folder.path().join(name));
+        std::fs::write(&mine, "mine").unwrap();
+        std::fs::hard_link(&mine, &out).unwrap();
+        let object = store.put(&out, false).unwrap();
+        assert!(!mine.metadata().unwrap().permissions().readonly());
+        std::fs::write(&mine, "edited").unwrap();
+        assert_eq!(std::fs::read(store.object_path(&object)).unwrap(), b"mine");
     }
 }

@@ -146,10 +146,9 @@ fn follow(runs: &Runs, log: &Log, task: &str) -> Result<u8> {
         let mut text = vec![];
         file.read_to_end(&mut text).map_err(|e| Error::io("read", &log.path, &e))?;
         let mut out = std::io::stdout().lock();
-        if over || out.write_all(&text).and_then(|()| out.flush()).is_err() {
-            if over {
-                let _ = out.write_all(&text);
-            }
+        // A reader that has seen enough is no error.
+        let unread = out.write_all(&text).and_then(|()| out.flush()).is_err();
+        if over || unread {
             return Ok(0);
         }
         drop(out);

@@ -244,11 +244,7 @@ impl<'a> Planner<'a> {
             let fill = |text: String, (axis, value): (&String, &Value)| {
                 text.replace(&format!("{{{axis}}}"), &point_text(axis, value)[axis.len() + 1..])
             };
-            let place = point.axes.iter().fold(place, fill);
-            // `./x` and `x` are one place.
-            self.config
-                .project
-                .join(Path::new(&place).components().filter(|c| *c != Component::CurDir).collect::<PathBuf>())
+            plain(&self.config.project.join(point.axes.iter().fold(place, fill)))
         };
         let puts = parsed.stage.places().into_iter().map(|(port, place)| (port.to_string(), fill(place))).collect();
         self.tasks.push(Task {
@@ -278,7 +274,7 @@ impl<'a> Planner<'a> {
                     }
                     Target::Output { task: *task, port }
                 }
-                _ => Target::Path { path: self.config.project.join(&text) },
+                _ => Target::Path { path: plain(&self.config.project.join(&text)) },
             };
             inputs.insert(text, target);
         }
@@ -372,6 +368,13 @@ impl<'a> Planner<'a> {
             [stage.kind.name, stage.name].into_iter().chain(path.iter().map(String::as_str)).collect();
         self.config.place(&steps, mark)
     }
+}
+
+/// A path without `.` in it, so that equal paths are equal.
+fn plain(path: &Path) -> PathBuf {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    let plain: PathBuf = parts.collect();
+    if plain.as_os_str().is_empty() { PathBuf::from(".") } else { plain }
 }
 
 /// Where outputs are put: positions of the tasks that put them there.

@@ -168,9 +168,12 @@ impl Record {
         self.ended.unwrap_or(now) - self.began
     }
 
-    /// Takes in what the events of an unfinished run tell.
+    /// Takes in what the events of an unfinished run tell, all of them from its beginning.
     pub(super) fn replay(&mut self, lines: &[Line]) {
         let index = self.index();
+        // Written with the first tasks counted, of which the events tell again.
+        self.saved = 0.0;
+        self.tasks.iter_mut().for_each(|task| task.attempts = 0);
         for line in lines {
             self.hear(line, &index);
         }

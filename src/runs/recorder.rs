@@ -100,14 +100,17 @@ impl Recorder {
 
     /// Ends the record. `metrics` gives the figures of tasks whose results were there.
     ///
-    /// Gives the run's id, or `None` if it leaves no record: nothing ran, and every key is known from earlier runs.
+    /// Gives the run's id, or `None` if it leaves no record: it never began, or nothing ran and every key is known from
+    /// earlier runs.
     pub fn finish(
         mut self,
         ended: f64,
         exit_code: u8,
         mut metrics: impl FnMut(&str) -> Option<BTreeMap<String, f64>>,
     ) -> Result<Option<RunId>> {
-        if self.given_up || (self.open.is_none() && exit_code == 0 && self.is_known()) {
+        // Without a begin there was a fault in what was asked for, and no run.
+        let idle = self.held.is_empty() || (exit_code == 0 && self.is_known());
+        if self.given_up || (self.open.is_none() && idle) {
             return Ok(None);
         }
         self.record.ended = Some(ended);

@@ -10,8 +10,8 @@ use super::slots::{Share, Slots};
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
-    Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store, Verdict,
-    inputs, log_name,
+    Action, Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store,
+    Verdict, inputs, log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
@@ -495,21 +495,29 @@ impl Run<'_> {
         self.give_back(share.clone());
         match ended {
             Ok(Ended::Ran(ran)) => {
-                let Ran { action, warnings } = *ran;
+                let Ran { action, warnings, seconds, log, gpu_memory } = *ran;
                 for warning in warnings {
                     self.warn(id, &warning);
                 }
                 let event = Event::Done {
                     task: self.name(id),
                     key: action.key.to_string(),
-                    seconds: action.seconds,
+                    seconds,
                     metrics: action.metrics.clone(),
                 };
-                self.finish(id, State::Done, &action, &event);
+                let attempt = Attempt { seconds, log, gpu_memory, ..self.attempt(id, &action.key, End::Done) };
+                self.finish(id, State::Done, &action, attempt, &event);
             }
             Ok(Ended::Shared(action)) => {
                 let event = Event::Cached { task: self.name(id), key: action.key.to_string(), seconds: action.seconds };
-                self.finish(id, State::Cached, &action, &event);
+                let attempt = Attempt {
+                    seconds: action.seconds,
+                    log: action.log.clone(),
+                    gpu_memory: action.gpu_memory,
+                    run: action.run.clone(),
+                    ..self.attempt(id, &action.key, End::Done)
+                };
+                self.finish(id, State::Cached, &action, attempt, &event);
             }
             Err(error) => {
                 let end = match error.kind() {
@@ -562,17 +570,9 @@ impl Run<'_> {
         self.ready.insert(rank, Waiting { need, attempt: waiting.attempt + 1, ..waiting });
     }
 
-    fn finish(&mut self, id: TaskId, state: State, action: &crate::cache::Action, event: &Event) {
-        let attempt = Attempt {
-            seconds: action.seconds,
-            run: action.run.clone(),
-            outputs: action.outputs.clone(),
-            log: action.log.clone(),
-            gpu_memory: action.gpu_memory,
-            boot: action.boot.clone(),
-            ..self.attempt(id, &action.key, End::Done)
-        };
-        self.remember(id, attempt);
+    fn finish(&mut self, id: TaskId, state: State, action: &Action, attempt: Attempt, event: &Event) {
+        let (outputs, boot) = (action.outputs.clone(), action.boot.clone());
+        self.remember(id, Attempt { outputs, boot, ..attempt });
         self.results.insert(id, action.made());
         self.states.set(id, state);
         (self.show)(event);

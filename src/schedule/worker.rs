@@ -8,10 +8,11 @@ use crate::cache::{
     Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
     write_aside_with,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, FULL, Kind, Result};
 use crate::plan::{Plan, Task, TaskId};
 use crate::process::{self, Usage};
 use crate::stage::{Input, Job, Message};
+use nix::sys::statvfs::{Statvfs, statvfs};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -41,10 +42,15 @@ pub(super) enum Ended {
     Shared(Box<Action>),
 }
 
-/// A result, and what is odd about it.
+/// A result, what is odd about it, and how it went this time: the record may be that of an earlier run, which stays.
 pub(super) struct Ran {
     pub(super) action: Action,
     pub(super) warnings: Vec<Error>,
+    /// Wall time.
+    pub(super) seconds: f64,
+    pub(super) log: String,
+    /// Bytes of GPU memory it used at most, where that can be told.
+    pub(super) gpu_memory: Option<u64>,
 }
 
 /// Everything needed to run a task, free of the plan so that a thread can own it.
@@ -270,6 +276,8 @@ pub(super) fn compute(
     if let Some(error) = heard.failed.take().or_else(|| died(order, status)) {
         let error = match kills.explain(status).or_else(|| kills.explain(told_status(&error))) {
             Some(hint) => error.hint(hint),
+            // Its log may not have had room for what it said of that.
+            None if is_full(workspace.path()) => error.hint(FULL),
             None => error,
         };
         // However a task ends that was told to: it did not fail.
@@ -327,6 +335,7 @@ fn record(order: &Order, heard: &Heard, outputs: Outputs, seconds: f64, boot: Op
 /// Writes the record. If the key had a result already, that stays the key's as long as its bytes are there.
 fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
     let mut warnings = vec![];
+    let (seconds, log, gpu_memory) = (action.seconds, action.log.clone(), action.gpu_memory);
     if let Some(first) = store.action(&order.key).filter(|_| order.cached) {
         let differ = first.differences(&action.outputs);
         let kept = store.is_complete(&first);
@@ -353,7 +362,7 @@ fn publish(store: &Store, order: &Order, mut action: Action) -> Result<Ran> {
         store.note_member(member, &order.key);
     }
     store.commit(&action)?;
-    Ok(Ran { action, warnings })
+    Ok(Ran { action, warnings, seconds, log, gpu_memory })
 }
 
 /// Keeps other processes off this key. Whoever holds it is making the very result that is wanted.
@@ -491,6 +500,15 @@ fn told_status(error: &Error) -> ExitStatus {
     use std::os::unix::process::ExitStatusExt as _;
     const KILLED: [&str; 2] = ["was killed by signal 9", "ended with exit code 137"];
     ExitStatus::from_raw(if KILLED.iter().any(|told| error.message().contains(told)) { 9 } else { 0 })
+}
+
+/// Whether nothing more can be written where a folder lies.
+fn is_full(folder: &Path) -> bool {
+    /// A file system that refuses to write may show a little that is kept for others.
+    const LITTLE: u64 = 1 << 16;
+    // Some do not count files.
+    let no_file_more = |disk: &Statvfs| disk.files() > 0 && disk.files_available() == 0;
+    statvfs(folder).is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() < LITTLE || no_file_more(&disk))
 }
 
 /// The error of a task that ended without saying why.

@@ -1,8 +1,9 @@
 //! Several runs at once, those who look on, and a disk that is full.
 
-use crate::scene::{Gate, Going, count, tally, text, wait_for_none, write_stages};
+use crate::scene::{Gate, Going, count, project, said, states, tally, text, wait_for_none, write_stages};
 use crate::space::Space;
 use nix::sys::signal::Signal;
+use std::process::Command;
 
 const X: &str = "command.x";
 
@@ -94,4 +95,102 @@ fn who_waits_takes_over_when_the_other_fails() {
     crate::scene::wait_for("the second run to start the command", || (count(&space, "runs") == 2).then_some(()));
     gate.reached().open();
     assert_eq!((second.end().code, text(&space, "y.txt").as_str()), (0, "x\n"));
+}
+
+#[test]
+fn whoever_will_not_wait_is_told_so() {
+    let (space, gate) = slow();
+    let first = Going::start(&space, &[]);
+    let at = gate.reached();
+    let ended = space.run(&["--no-wait"]);
+    assert_eq!((ended.code, ended.tasks("start").len()), (75, 1), "{}", ended.stderr);
+    assert!(said(&ended).contains(&format!("pid {}", first.pid())), "{}", said(&ended));
+    at.open();
+    assert_eq!(first.end().code, 0);
+    assert_eq!(space.run(&["--no-wait"]).code, 0);
+}
+
+#[test]
+fn readers_neither_wait_nor_keep_anybody_from_working() {
+    let (space, gate) = slow();
+    let run = Going::start(&space, &[]);
+    let at = gate.reached();
+    let states = states(&space, &[]);
+    assert_eq!((states[X].0.as_str(), states["command.behind"].0.as_str()), ("running", "blocked"));
+    assert!(states[X].1.contains("step seven"), "{}", states[X].1);
+    for reader in [
+        &["status", "p.toml"][..],
+        &["status"],
+        &["explain", "p.toml", "command", "--hit"],
+        &["run", "-n", "p.toml"],
+        &["graph", "p.toml"],
+        &["runs"],
+        &["log", X],
+        &["trace"],
+        &["diff", "last", "last"],
+        &["cache", "du"],
+        &["cache", "verify"],
+        &["cache", "gc", "--dry-run"],
+    ] {
+        let ended = Going::of(&space, space.command(reader)).end();
+        assert_eq!(ended.code, 0, "{reader:?}: {}", ended.stderr);
+    }
+    at.open();
+    assert_eq!((run.end().code, count(&space, "runs")), (0, 1));
+}
+
+/// A script whose first command mounts a small memory disk at `cache`, in a name space of its own: gone when it ends.
+fn on_a_small_disk(space: &Space, script: &str) -> Option<String> {
+    let hashpipe = env!("CARGO_BIN_EXE_hashpipe");
+    let script = format!("mkdir -p cache && mount -t tmpfs -o size=2m none cache || exit 99\nhp={hashpipe}\n{script}");
+    let ended = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .current_dir(space.path(""))
+        .output()
+        .ok()?;
+    let (out, err) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    (ended.status.code() == Some(0)).then(|| format!("{out}{err}")).or_else(|| {
+        assert!(ended.status.code() != Some(98), "{out}{err}");
+        None
+    })
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped must say so")]
+fn a_full_disk_is_said_clearly_and_loses_nothing() {
+    let space = project(
+        "[command.a]\nrun = 'echo a > {out.o}'\noutputs = { o = 'a.txt' }\n\
+         [command.b]\nrun = 'cat {in.i} > {out.o}; head -c 1500000 /dev/zero >> {out.o}'\ninputs = { i = 'command.a/o' }\noutputs = { o = '' }\n",
+        &[],
+    );
+    let script = r#"
+        $hp run p.toml --only command.a > first 2>&1; test $? = 0 || exit 97
+        head -c 1000000 /dev/zero > cache/filler
+        $hp run p.toml > second 2>&1; echo $? > second.code
+        cat /dev/zero > cache/filler 2> /dev/null
+        $hp run p.toml --only command.a > third 2>&1; echo $? > third.code
+        $hp status p.toml --json > status 2>&1; echo $? >> third.code
+        $hp run p.toml > fourth 2>&1; echo $? > fourth.code
+        rm cache/filler
+        $hp run p.toml --json > fifth 2>&1; echo $? > fifth.code
+        $hp cache verify > verified 2>&1; echo $? >> fifth.code
+    "#;
+    if on_a_small_disk(&space, script).is_none() {
+        return println!("skipped: this system lets nobody mount a small disk of his own");
+    }
+    let shown = ["first", "second", "third", "status", "fourth", "fifth", "verified"]
+        .map(|name| text(&space, name))
+        .join("\n---\n");
+    let code = |name: &str| text(&space, &format!("{name}.code"));
+    // The command itself finds it full, then hashpipe does.
+    assert_eq!(code("second"), "1\n", "{shown}");
+    assert!(text(&space, "second").contains("the disk is full"), "{shown}");
+    assert_eq!(code("third"), "0\n0\n", "{shown}");
+    assert_eq!(code("fourth"), "1\n", "{shown}");
+    assert!(text(&space, "fourth").contains("the disk is full"), "{shown}");
+    assert_eq!(code("fifth"), "0\n0\n", "{shown}");
+    let events = text(&space, "fifth");
+    let events = events.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let started: Vec<_> = events.filter(|event| event["event"] == "start").map(|event| event["task"].clone()).collect();
+    assert_eq!(started, ["command.b"], "{shown}");
 }

@@ -1,6 +1,6 @@
 //! What is changed in the cache or beside it, or lost, or torn: noticed, mended, and never taken for good.
 
-use crate::scene::{count, project, state, states, tally, text, write_stages};
+use crate::scene::{Gate, Going, count, listing, project, said, state, states, tally, text, wait_for, write_stages};
 use crate::space::{Ended, Space, damage};
 use std::path::{Path, PathBuf};
 
@@ -56,9 +56,27 @@ fn a_folder_changed_at_its_place_is_restored_file_by_file() {
     std::fs::remove_file(space.path("r/split/sub/y")).unwrap();
     let ended = space.run(&[]).ok();
     assert_eq!(ended.tasks("start"), NONE);
-    let read = ["x", "sub/y", "x.before-1", "mine.before-1"].map(|name| text(&space, &format!("r/split/{name}")));
-    // What a person put there is not lost: beside it, where it is in nobody's way the next time.
+    let read = ["split/x", "split/sub/y", "split.before-1/x", "split.before-1/mine"]
+        .map(|name| text(&space, &format!("r/{name}")));
+    // What a person put there is not lost: beside the folder, where it is in nobody's way the next time.
     assert_eq!(read, ["ONE\n", "TWO\n", "edited\n", "my own\n"]);
+    let before = listing(&space.path("r"));
+    assert_eq!(warnings(&space.run(&[]).ok()), 0);
+    assert_eq!(listing(&space.path("r")), before);
+}
+
+#[test]
+fn empty_folders_of_an_output_are_put_there_too() {
+    let space = project("[command.x]\nrun = 'mkdir -p {out.o}/a/none {out.o}/b'\noutputs = { o = 'r' }\n", &[]);
+    space.run(&[]).ok();
+    assert!(space.path("r/a/none").is_dir() && space.path("r/b").is_dir());
+    let before = listing(&space.path("r"));
+    space.run(&[]).ok();
+    assert_eq!(listing(&space.path("r")), before);
+    std::fs::remove_dir(space.path("r/b")).unwrap();
+    std::fs::create_dir_all(space.path("r/more/of/it")).unwrap();
+    assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
+    assert!(space.path("r/b").is_dir() && !space.path("r/more").exists());
 }
 
 #[test]
@@ -66,12 +84,23 @@ fn what_stands_in_the_way_of_an_output_is_moved_aside() {
     let space = chain();
     std::fs::remove_file(space.path("r/up.txt")).unwrap();
     space.write("r/up.txt/notes", "my own\n");
-    std::fs::remove_dir_all(space.path("r/split")).unwrap();
-    std::os::unix::fs::symlink("../a.txt", space.path("r/split")).unwrap();
-    assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
-    assert_eq!((text(&space, "r/up.txt"), text(&space, "r/split/x")), ("ONE\nTWO\n".into(), "ONE\n".into()));
+    space.write("elsewhere/x", "my own\n");
+    let before = listing(&space.path("elsewhere"));
+    for target in ["../a.txt", "../elsewhere", "../nowhere"] {
+        std::fs::remove_dir_all(space.path("r/split")).unwrap();
+        std::os::unix::fs::symlink(target, space.path("r/split")).unwrap();
+        assert_eq!(space.run(&[]).ok().tasks("start"), NONE);
+        assert_eq!(
+            (text(&space, "r/up.txt"), text(&space, "r/split/x")),
+            ("ONE\nTWO\n".into(), "ONE\n".into()),
+            "{target}"
+        );
+        assert!(!space.path("r/split").is_symlink() && space.path("r/split.before-1").is_symlink());
+        std::fs::remove_file(space.path("r/split.before-1")).unwrap();
+        assert_eq!(listing(&space.path("elsewhere")), before, "where a link leads to is untouched");
+    }
     assert_eq!(text(&space, "r/up.txt.before-1/notes"), "my own\n");
-    assert_eq!(text(&space, "a.txt"), "one\ntwo\n", "where the link led to is untouched");
+    assert_eq!(text(&space, "a.txt"), "one\ntwo\n");
 }
 
 #[test]
@@ -261,6 +290,33 @@ fn followers_of_a_stage_that_gives_other_bytes_are_judged_by_those() {
     assert_eq!(space.run(&["--force", "command.twice"]).ok().tasks("start"), ["command.n", "command.twice"]);
     let lines: Vec<String> = text(&space, "twice.txt").lines().map(|line| line.trim().to_string()).collect();
     assert_eq!(lines, ["2", "2"]);
+}
+
+#[test]
+fn a_result_made_from_a_cached_file_that_changed_meanwhile_is_thrown_away() {
+    let space = Space::empty();
+    let gate = Gate::new(&space, "gate");
+    write_stages(
+        &space,
+        &format!(
+            "[command.a]\nrun = 'echo good > {{out.o}}'\noutputs = {{ o = '' }}\n\
+             [command.b]\nrun = '{}; cat {{in.i}} > {{out.o}}'\ninputs = {{ i = 'command.a/o' }}\noutputs = {{ o = 'b.txt' }}\n",
+            gate.wait()
+        ),
+    );
+    let run = Going::start(&space, &[]);
+    let at = gate.reached();
+    damage(&wait_for("the record of a", || {
+        space.last_key("small", "command.a").map(|_| space.object("command.a", "o"))
+    }));
+    at.open();
+    let ended = run.end();
+    assert_eq!(ended.code, 4, "{}", said(&ended));
+    assert!(said(&ended).contains("it lies in the cache"), "{}", said(&ended));
+    assert!(space.last_key("small", "command.b").is_none() && !space.path("b.txt").exists());
+    let run = Going::start(&space, &[]);
+    gate.reached().open();
+    assert_eq!((run.end().code, text(&space, "b.txt").as_str()), (0, "good\n"));
 }
 
 #[test]

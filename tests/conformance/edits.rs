@@ -131,6 +131,35 @@ fn a_program_edited_while_it_runs_taints_the_result() {
     assert_eq!((run.end().code, text(&space, "o.txt").as_str()), (0, "new\n"));
 }
 
+#[test]
+fn a_program_edited_in_the_middle_of_a_run_is_looked_at_anew() {
+    let space = Space::empty();
+    let gate = Gate::new(&space, "gate");
+    let program = |word: &str| {
+        space.write("tool.new", format!("#!/bin/sh\necho {word} > \"$1\"\n"));
+        std::fs::set_permissions(space.path("tool.new"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(space.path("tool.new"), space.path("tool.sh")).unwrap();
+    };
+    program("old");
+    // Both are judged at the start; the second one runs after the first, when the program is another.
+    write_stages(
+        &space,
+        &format!(
+            "[command.first]\nrun = '{}; : > {{out.o}}'\noutputs = {{ o = '' }}\nresources = {{ priority = 1 }}\n\
+             [command.second]\nrun = ['./tool.sh', '{{out.o}}']\noutputs = {{ o = 'o.txt' }}\n",
+            gate.wait()
+        ),
+    );
+    let run = Going::start(&space, &["--jobs", "1"]);
+    let at = gate.reached();
+    program("new");
+    at.open();
+    assert_eq!((run.end().code, text(&space, "o.txt").as_str()), (0, "new\n"));
+    program("old");
+    assert_eq!(space.run(&[]).ok().tasks("start"), ["command.second"]);
+    assert_eq!(text(&space, "o.txt"), "old\n");
+}
+
 /// Waits until files are older than what the memo of digests takes for settled: only such are remembered at all.
 fn settle(space: &Space, names: &[&str]) {
     let age = |name: &str| {

@@ -200,6 +200,11 @@ pub(crate) fn state(space: &Space, task: &str) -> String {
     states(space, &[])[task].0.clone()
 }
 
+/// All that a run has said, on either stream.
+pub(crate) fn said(ended: &Ended) -> String {
+    format!("{}{}", ended.stdout, ended.stderr)
+}
+
 pub(crate) fn text(space: &Space, name: &str) -> String {
     std::fs::read_to_string(space.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }

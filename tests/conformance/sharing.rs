@@ -1,10 +1,12 @@
 //! Threads, memory and GPUs: who gets them, in which order, and what can never be had.
 
-use crate::scene::{Gate, Going, count, project, text, write_stages};
+use crate::scene::{Gate, Going, count, project, tally, text, wait_for, write_stages};
 use crate::space::Space;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Instant;
 
 /// `run` on a machine with these GPUs.
 fn with_gpus(space: &Space, gpus: &str, more: &[&str]) -> Command {
@@ -56,6 +58,24 @@ fn every_task_sees_its_own_gpus_and_one_without_sees_none() {
 }
 
 #[test]
+fn memory_of_gpus_is_shared_out_with_what_others_use_left_to_them() {
+    let space = Space::empty();
+    let (part, last) = ("gpu_memory = '8GiB', priority = 1", "gpu_memory = '8GiB'");
+    let gates = waiting(&space, &[("a", part), ("b", part), ("c", part), ("d", part), ("e", last)]);
+    // Of 24 GiB on each card others use 6: two of 8 fit, and not three.
+    let run = Going::of(&space, with_gpus(&space, "2x24G:6G", &[]));
+    let mut at: Vec<_> = gates[..4].iter().map(Gate::reached).collect();
+    assert_eq!(starts(&run), set(&["a", "b", "c", "d"]));
+    at.remove(0).open();
+    gates[4].reached().open();
+    at.into_iter().for_each(crate::scene::Reached::open);
+    assert_eq!(run.end().code, 0);
+    let mut seen: Vec<String> = ["a", "b", "c", "d"].map(|name| text(&space, &format!("{name}.txt"))).to_vec();
+    seen.sort();
+    assert_eq!(seen, ["<0>\n", "<0>\n", "<1>\n", "<1>\n"]);
+}
+
+#[test]
 fn a_task_waits_for_others_to_leave_a_gpu_and_says_so() {
     let space = Space::empty();
     let gates = waiting(&space, &[("a", "gpu_memory = '20GiB'"), ("b", "")]);
@@ -67,6 +87,70 @@ fn a_task_waits_for_others_to_leave_a_gpu_and_says_so() {
     run.signal(Signal::SIGINT);
     let ended = run.end();
     assert_eq!((ended.code, ended.tasks("start")), (130, vec!["command.b".to_string()]));
+}
+
+#[test]
+fn who_does_not_need_what_is_scarce_does_not_wait_for_it() {
+    let space = Space::empty();
+    let gpu = ["gpus = 1, priority = 9", "gpus = 1, priority = 8", "gpus = 1, priority = 7"];
+    let gates = waiting(&space, &[("a", gpu[0]), ("b", gpu[1]), ("c", gpu[2]), ("free", "cpus = 1")]);
+    let run = Going::of(&space, with_gpus(&space, "24G", &[]));
+    let at = gates[0].reached();
+    gates[3].reached().open();
+    run.wait_for_event("done", "command.free");
+    assert_eq!(starts(&run), set(&["a", "free"]));
+    at.open();
+    gates[1].reached().open();
+    gates[2].reached().open();
+    assert_eq!(run.end().code, 0);
+}
+
+#[test]
+fn main_memory_is_not_given_twice() {
+    let space = Space::empty();
+    let part = ["memory = '6GiB', priority = 2", "memory = '6GiB', priority = 1"];
+    let gates = waiting(&space, &[("a", part[0]), ("b", part[1]), ("c", "memory = '3GiB'")]);
+    let host = ["--set", "resources.host.memory=\"10GiB\""];
+    let run = Going::of(&space, with_gpus(&space, "0", &host));
+    let (first, third) = (gates[0].reached(), gates[2].reached());
+    assert_eq!(starts(&run), set(&["a", "c"]));
+    first.open();
+    gates[1].reached().open();
+    third.open();
+    assert_eq!(run.end().code, 0);
+}
+
+#[test]
+fn what_can_never_be_had_is_told_before_anything_runs() {
+    for (wants, told) in [
+        ("gpus = 3", "it wants 3 GPUs"),
+        ("gpu_memory = '30GiB'", "it wants a GPU with 30 GiB"),
+        ("cpus = 99", "it wants 99 threads"),
+        ("memory = '900TiB'", "it wants 900 TiB of memory"),
+    ] {
+        let space = project("", &[]);
+        let run = tally(&space, "runs");
+        write_stages(
+            &space,
+            &format!(
+                "[command.first]\nrun = '{run}; : > {{out.o}}'\noutputs = {{ o = '' }}\n\
+                 [command.second]\nrun = 'cat {{in.i}} > {{out.o}}'\ninputs = {{ i = 'command.first/o' }}\noutputs = {{ o = '' }}\n\
+                 resources = {{ {wants} }}\n"
+            ),
+        );
+        let ended = Going::of(&space, with_gpus(&space, "2x24G", &[])).end();
+        assert_eq!(
+            (ended.code, ended.tasks("start").len(), count(&space, "runs")),
+            (6, 0, 0),
+            "{wants}: {}",
+            ended.stderr
+        );
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(
+            said.contains("`command.second` can never run on this machine") && said.contains(told),
+            "{wants}: {said}"
+        );
+    }
 }
 
 /// A command that runs out of GPU memory unless it was tried before, and says which try it is.
@@ -115,6 +199,44 @@ fn out_of_gpu_memory_alone_is_a_failure() {
     greedy(&space, false);
     let ended = Going::of(&space, with_gpus(&space, "24G", &[])).end();
     assert_eq!((ended.code, count(&space, "tries"), ended.tasks("failed").len()), (1, 2, 1), "{}", ended.stderr);
+}
+
+/// Runs one command alone and holds it until it has taken so long.
+fn record_time(space: &Space, gate: &Gate, task: &str, at_least: f64) -> f64 {
+    let run = Going::start(space, &["--only", task, "--force", task]);
+    let at = gate.reached();
+    let since = Instant::now();
+    wait_for("time to pass", || (since.elapsed().as_secs_f64() >= at_least).then_some(()));
+    at.open();
+    let ended = run.end().ok();
+    let done = ended.json().into_iter().find(|event| event["event"] == "done" && event["task"] == task).unwrap();
+    done["seconds"].as_f64().unwrap()
+}
+
+#[test]
+fn the_longest_way_to_the_end_begins_first_by_what_it_took_before() {
+    let space = Space::empty();
+    let names = ["alone", "head", "tail"];
+    let gates = names.map(|name| Gate::new(&space, &format!("gate-{name}")));
+    let stage = |i: usize, inputs: &str| {
+        format!("[command.{}]\nrun = '{}; : > {{out.o}}'\n{inputs}outputs = {{ o = '' }}\n", names[i], gates[i].wait())
+    };
+    write_stages(&space, &[stage(0, ""), stage(1, ""), stage(2, "inputs = { i = 'command.head/o' }\n")].concat());
+    // Which of the two that are ready at the start comes first.
+    let first = || -> Value {
+        let run = Going::start(&space, &["--jobs", "1", "--force", "command"]);
+        run.wait_for("a first start", |event| event["event"] == "start")["task"].clone()
+    };
+    // One alone that takes longer than the head of a chain, and not as long as the whole chain.
+    let head = record_time(&space, &gates[1], "command.head", 0.0);
+    let alone = record_time(&space, &gates[0], "command.alone", 1.5 * head);
+    record_time(&space, &gates[2], "command.tail", 1.5 * alone);
+    assert_eq!(first(), "command.head");
+    // The same pipeline with other times before it.
+    let head = record_time(&space, &gates[1], "command.head", 0.0);
+    let tail = record_time(&space, &gates[2], "command.tail", 0.0);
+    record_time(&space, &gates[0], "command.alone", 2.0 * (head + tail));
+    assert_eq!(first(), "command.alone");
 }
 
 #[test]

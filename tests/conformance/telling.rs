@@ -1,6 +1,6 @@
 //! What dry runs, explanations, states and records say, and that they agree with what runs do.
 
-use crate::scene::{Gate, Going, listing, project, states, wait_for_none, write_stages};
+use crate::scene::{Gate, Going, listing, project, states, text, wait_for, wait_for_none, write_stages};
 use crate::space::{Space, damage};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -78,6 +78,32 @@ fn a_dry_run_writes_nothing_and_agrees_with_the_run() {
     assert_eq!(words(&agree(&space, &["--force", "command.lone"])), ["cached", "cached", "cached", "run"]);
     let only = agree(&space, &["--only", "command.middle", "--force", "command.middle"]);
     assert_eq!(only.keys().collect::<Vec<_>>(), ["command.middle", "command.top"]);
+}
+
+#[test]
+fn an_explanation_names_the_field_both_values_and_the_line() {
+    let space = prepared();
+    write_stages(&space, &stages(2));
+    let line = text(&space, "p.toml").lines().position(|line| line.contains("k = 2")).unwrap() + 1;
+    let shown = space.hashpipe(&["explain", "p.toml", "command.middle"]).ok().stdout;
+    let row = shown.lines().find(|line| line.starts_with("    params.k")).unwrap();
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>(),
+        ["params.k", "1", "2", &format!("p.toml:{line}")],
+        "{shown}"
+    );
+    let explained = &space.hashpipe(&["explain", "p.toml", "command.middle", "--json"]).ok().json()[0];
+    let difference = &explained["differences"][0];
+    let parts = ["name", "old", "new"].map(|part| difference[part].as_str().unwrap());
+    assert_eq!((parts, explained["differences"].as_array().unwrap().len()), (["params.params.k", "1", "2"], 1));
+
+    // The same words in `status`, a dry run and the run.
+    let because = "`params.k` changed: 1 -> 2";
+    assert_eq!(states(&space, &[])["command.middle"], ("stale".into(), because.into()));
+    assert!(space.hashpipe(&["run", "-n", "p.toml"]).ok().stdout.contains(because));
+    let run = space.run(&[]).ok();
+    let start = run.json().into_iter().find(|event| event["event"] == "start").unwrap();
+    assert_eq!(start["reason"], because);
 }
 
 #[test]
@@ -247,4 +273,22 @@ fn two_runs_are_compared_side_by_side() {
     assert_eq!(runs.len(), 2);
     let status = &space.hashpipe(&["status", "p.toml", "--json"]).ok().json()[0];
     assert_eq!(status["metrics"]["accuracy"], 0.75);
+}
+
+#[test]
+fn a_run_that_is_followed_is_told_as_it_goes() {
+    let space = project("", &[]);
+    let gate = Gate::new(&space, "gate");
+    write_stages(&space, &format!("[command.x]\nrun = 'echo before; {}; echo after'\n", gate.wait()));
+    let run = Going::start(&space, &[]);
+    let at = gate.reached();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut follower = space.command(&["log", "command.x", "--follow"]);
+    let mut follower = follower.stdout(log.reopen().unwrap()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let shown = || std::fs::read_to_string(log.path()).unwrap();
+    wait_for("the first line", || shown().contains("out before").then_some(()));
+    assert!(!shown().contains("after"));
+    at.open();
+    assert_eq!(run.end().code, 0);
+    assert!(wait_for("the end of the log", || follower.try_wait().unwrap()).success() && shown().contains("out after"));
 }

@@ -330,6 +330,14 @@ fn a_file_of_events_that_cannot_be_written_is_told_before_anything_runs() {
     assert!(!space.path("cache/v2/runs").exists());
 }
 
+#[test]
+fn a_run_that_could_not_begin_leaves_no_record() {
+    let space = Space::empty();
+    space.write("p.toml", PIPELINE.replace("batch = 10", "batch = 10\npretrained = \"none.safetensors\""));
+    assert_eq!(space.run(&[]).code, 2);
+    assert!(runs(&space).is_empty());
+}
+
 fn toml(text: &str) -> Value {
     toml::from_str(text).unwrap()
 }
