@@ -115,9 +115,10 @@ fn readers_neither_wait_nor_keep_anybody_from_working() {
     let (space, gate) = slow();
     let run = Going::start(&space, &[]);
     let at = gate.reached();
-    let states = states(&space, &[]);
+    let states = crate::scene::wait_for("what the command said to be told", || {
+        Some(states(&space, &[])).filter(|states| states[X].1.contains("step seven"))
+    });
     assert_eq!((states[X].0.as_str(), states["command.behind"].0.as_str()), ("running", "blocked"));
-    assert!(states[X].1.contains("step seven"), "{}", states[X].1);
     for reader in [
         &["status", "p.toml"][..],
         &["status"],

@@ -111,7 +111,7 @@ fn which_program_a_name_means_is_in_the_key() {
 #[test]
 fn what_is_not_declared_is_not_there() {
     let space = project(
-        "[command.x]\nrun = 'find . -type l -o -type f | sort > {out.o}; cat data/a.txt >> {out.o}'\n\
+        "[command.x]\nrun = ': > {out.o}; find . -type l -o -type f | sort > {out.o}; cat data/a.txt >> {out.o}'\n\
          inputs = { a = 'data/a.txt', up = 'command.up/o' }\noutputs = { o = 'o.txt' }\n\
          [command.up]\nrun = 'echo 1 > {out.o}'\noutputs = { o = 'up/o.csv' }\n",
         &[("data/a.txt", "a\n"), ("data/b.txt", "b\n"), ("c.txt", "c\n")],
