@@ -124,11 +124,7 @@ fn ctrl_c_twice_ends_what_does_not_listen() {
     let space = Space::empty();
     let gate = Gate::new(&space, "gate");
     let asked = space.path("asked");
-    after_writing(
-        &space,
-        &format!("trap \"echo > {}\" TERM; while :; do {} || :; done", asked.display(), gate.wait()),
-        "",
-    );
+    after_writing(&space, &format!("trap \"echo > {}\" TERM; while :; do {}; done", asked.display(), gate.wait()), "");
     let run = Going::start(&space, &[]);
     let _at = gate.reached();
     run.signal(Signal::SIGINT);

@@ -17,7 +17,7 @@ const STAGES: &str = r#"
 name = "small"
 
 [command.words]
-run = "seq 1 {param.n} > {out.list}; mkdir -p {out.folder}/sub; seq 1 50 > all; split -l 5 all {out.folder}/sub/part-"
+run = "set -e; seq 1 {param.n} > {out.list}; mkdir -p {out.folder}/sub; seq 1 50 > all; split -l 5 all {out.folder}/sub/part-"
 params = { n = [300, 500] }
 outputs = { list = "results/{param.n}.txt", folder = "results/parts-{param.n}" }
 
@@ -27,6 +27,7 @@ inputs = { list = "command.words/list" }
 
 [command.kept]
 run = '''
+set -e
 i=$(cat $HASHPIPE_RESUME_DIR/i || echo 0)
 while [ $i -lt 20 ]; do i=$((i+1)); echo $i > $HASHPIPE_RESUME_DIR/new; mv $HASHPIPE_RESUME_DIR/new $HASHPIPE_RESUME_DIR/i; done
 sort -n {in.folder}/sub/* > {out.sorted}; echo $i >> {out.sorted}
@@ -52,7 +53,7 @@ model = "train.net/model"
 list = "lists.shapes/query"
 
 [command.size]
-run = "wc -c < {in.codes} > {out.bytes}; cat {in.sorted} >> {out.bytes}"
+run = "set -e; wc -c < {in.codes} > {out.bytes}; cat {in.sorted} >> {out.bytes}"
 inputs = { codes = "encode.query/codes", sorted = "command.kept/sorted" }
 outputs = { bytes = "results/bytes.txt" }
 "#;

@@ -28,7 +28,7 @@ use template::{Hole, fill, holes, quoted};
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Command {
-    /// The program and its arguments, or a script for `sh -ec`, which ends at the first command that fails.
+    /// The program and its arguments, or a script for `sh -c`.
     run: Words,
     /// What it reads: files, folders, outputs of other stages.
     #[serde(default)]
@@ -292,7 +292,7 @@ impl Command {
         };
         Ok(match &self.run {
             Words::Line(line) => {
-                vec![SHELL.into(), "-ec".into(), fill(line, &|hole| quoted(&value(hole)))]
+                vec![SHELL.into(), "-c".into(), fill(line, &|hole| quoted(&value(hole)))]
             }
             Words::List(words) => {
                 let mut words: Vec<String> = words.iter().map(|word| fill(word, &value)).collect();
