@@ -19,10 +19,13 @@
 //! Rejected: keeping at once (one long task on one thread would leave all others idle), and keeping until predicted
 //! ends (wrong predictions would show as tasks that do not start, for no reason that can be seen).
 
+mod possible;
+mod share;
+
+pub(in crate::schedule) use share::{Part, Share};
+
 use super::machine::{Card, Machine};
 use super::need::Need;
-use crate::amounts::Bytes;
-use crate::error::{Error, Result};
 use crate::plan::TaskId;
 use std::collections::HashMap;
 
@@ -32,9 +35,12 @@ const PATIENCE: usize = 4;
 /// The part of a card's memory that is left for what drivers and allocators take beside: one of so many.
 const HEADROOM: u64 = 64;
 
+/// How many kinds of refused wants are remembered in a walk: looking through more costs more than asking again.
+const KINDS: usize = 16;
+
 /// What is free.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(in crate::schedule) struct Slots {
     machine: Machine,
     cpus: usize,
     memory: u64,
@@ -49,37 +55,6 @@ pub(super) struct Slots {
 struct Load {
     tasks: usize,
     bytes: u64,
-}
-
-/// What a task was given, to be given back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Share {
-    pub threads: usize,
-    /// Bytes.
-    pub memory: u64,
-    pub gpus: Vec<Part>,
-}
-
-/// A card, or a part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
-    /// The card's number, as `nvidia-smi` counts.
-    pub card: usize,
-    /// Bytes; the whole card if it is not said.
-    pub memory: Option<u64>,
-}
-
-impl Share {
-    /// What tells a process its cards: none without a GPU. CUDA numbers cards by speed unless it is told otherwise.
-    pub(super) fn environment(&self) -> [(&'static str, String); 2] {
-        let numbers: Vec<String> = self.gpus.iter().map(|part| part.card.to_string()).collect();
-        [("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()), ("CUDA_VISIBLE_DEVICES", numbers.join(","))]
-    }
-
-    /// The numbers of its cards.
-    pub(super) fn cards(&self) -> Vec<usize> {
-        self.gpus.iter().map(|part| part.card).collect()
-    }
 }
 
 /// Something a task may have too little of.
@@ -137,39 +112,9 @@ struct Keeps {
 }
 
 impl Slots {
-    pub(super) fn new(machine: Machine) -> Self {
+    pub(in crate::schedule) fn new(machine: Machine) -> Self {
         let (cpus, memory) = (machine.cpus, machine.memory.unwrap_or(u64::MAX));
         Self { machine, cpus, memory, cards: vec![], passed: HashMap::new() }
-    }
-
-    /// Whether a task could start if it had the machine to itself.
-    ///
-    /// # Errors
-    /// Says all that the task wants too much of, and what to do.
-    pub(super) fn can_ever(&self, task: &str, need: &Need) -> Result<()> {
-        let mut too_much = vec![];
-        if need.threads() > self.machine.cpus {
-            let note = format!("it wants {} threads, and there are {}", need.threads(), self.machine.cpus);
-            too_much.push((note, "`--jobs` says how many threads there are; without `cpus` it takes what is free"));
-        }
-        if let Some(there) = self.machine.memory.filter(|there| need.memory > *there) {
-            let note = format!("it wants {} of memory, and there are {}", Bytes(need.memory), Bytes(there));
-            let hint = "want less `memory` in `[resources]`, or tell how much there is: `host = { memory = .. }`";
-            too_much.push((note, hint));
-        }
-        if need.gpus > 0 && self.fitting(need) < need.gpus {
-            let note = format!("it wants {}, and there {}", gpus(need), self.inventory());
-            let hint = match self.machine.cards() {
-                [] => "without a driver, `--gpus` or `host = { gpus = .. }` in `[resources]` says how many there are",
-                _ => "want less in `[resources]`: `gpus = 0` keeps it off them",
-            };
-            too_much.push((note, hint));
-        }
-        if too_much.is_empty() {
-            return Ok(());
-        }
-        let error = Error::resources(format!("`{task}` can never run on this machine"));
-        Err(too_much.into_iter().fold(error, |error, (note, hint)| error.note(note).hint(hint)))
     }
 
     /// Gives shares to those of the ready tasks that can start now, asked in the given order, the first first.
@@ -177,7 +122,10 @@ impl Slots {
     /// It is enough to ask again when a task became ready or a share was given back, but for tasks of which
     /// [`Slots::waits_for_others`] is true: nobody tells when others leave a card. Stops reading `ready` when no thread
     /// is left, so a long line costs nothing on a busy machine.
-    pub(super) fn offer<'a>(&mut self, ready: impl IntoIterator<Item = (TaskId, &'a Need)>) -> Vec<(TaskId, Share)> {
+    pub(in crate::schedule) fn offer<'a>(
+        &mut self,
+        ready: impl IntoIterator<Item = (TaskId, &'a Need)>,
+    ) -> Vec<(TaskId, Share)> {
         let mut walk = Walk::default();
         let (mut started, mut elastic) = (vec![], vec![]);
         for (id, need) in ready {
@@ -205,7 +153,7 @@ impl Slots {
     }
 
     /// Takes a share back.
-    pub(super) fn give_back(&mut self, share: Share) {
+    pub(in crate::schedule) fn give_back(&mut self, share: Share) {
         self.cpus += share.threads;
         self.memory += share.memory;
         for part in share.gpus {
@@ -218,7 +166,7 @@ impl Slots {
 
     /// Whether a task cannot start because of what others use of the GPUs: then it is worth asking again although
     /// nothing was given back, and worth telling.
-    pub(super) fn waits_for_others(&mut self, need: &Need) -> bool {
+    pub(in crate::schedule) fn waits_for_others(&mut self, need: &Need) -> bool {
         self.find(need, &mut Walk::default()).is_err_and(|lacks| lacks.others)
     }
 
@@ -254,12 +202,6 @@ impl Slots {
         found.into_iter().map(|(_, position)| position).collect()
     }
 
-    /// How many cards could ever suit a task.
-    fn fitting(&self, need: &Need) -> usize {
-        let nobody = vec![0; self.machine.cards().len()];
-        self.suiting(need, &nobody, &vec![Load::default(); nobody.len()]).len()
-    }
-
     fn take(&mut self, need: &Need, cards: &[usize]) -> Share {
         self.cpus -= need.threads();
         self.memory -= need.memory;
@@ -289,7 +231,9 @@ impl Slots {
 
     /// Notes what a task lacks, and keeps that for it if it has waited too long.
     fn refuse(&mut self, id: TaskId, need: &Need, lacks: Lacks, walk: &mut Walk) {
-        walk.refused.push(*need);
+        if walk.refused.len() < KINDS {
+            walk.refused.push(*need);
+        }
         if lacks.others {
             return;
         }
@@ -329,19 +273,6 @@ impl Slots {
             self.cpus -= more;
         }
     }
-
-    /// The cards in a sentence that begins with "there".
-    fn inventory(&self) -> String {
-        let shown = |card: &Card| match card.memory {
-            Some(memory) => format!("GPU {} with {}", card.number, Bytes(memory)),
-            None => format!("GPU {}, whose memory is not known", card.number),
-        };
-        match self.machine.cards() {
-            [] => "is none".into(),
-            [card] => format!("is {}", shown(card)),
-            cards => format!("are {}", cards.iter().map(shown).collect::<Vec<_>>().join(", ")),
-        }
-    }
 }
 
 /// The memory of a card that tasks can share.
@@ -361,43 +292,35 @@ fn spare(need: &Need, card: &Card, others: u64, load: Load) -> Option<u64> {
     }
 }
 
-/// `2 GPUs with 6 GiB each`
-fn gpus(need: &Need) -> String {
-    let count = if need.gpus == 1 { "a GPU".into() } else { format!("{} GPUs", need.gpus) };
-    match need.part() {
-        Some(part) if need.gpus == 1 => format!("{count} with {}", Bytes(part)),
-        Some(part) => format!("{count} with {} each", Bytes(part)),
-        None => count,
-    }
-}
+#[cfg(test)]
+mod fairness;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    const GIB: u64 = 1 << 30;
+    pub(super) const GIB: u64 = 1 << 30;
 
     /// A machine with cards of so many GiB, of which others use so many.
-    fn slots(cpus: usize, memory: u64, cards: &[(u64, u64)]) -> Slots {
+    pub(super) fn slots(cpus: usize, memory: u64, cards: &[(u64, u64)]) -> Slots {
         let cards = cards.iter().enumerate().map(|(i, (all, used))| (Card::new(i, Some(all * GIB)), used * GIB));
         Slots::new(Machine::told(cpus, Some(memory * GIB), cards.collect()))
     }
 
-    fn cpus(count: usize) -> Need {
+    pub(super) fn cpus(count: usize) -> Need {
         Need { cpus: Some(count), ..Need::default() }
     }
 
-    fn gpu(part: Option<u64>) -> Need {
+    pub(super) fn gpu(part: Option<u64>) -> Need {
         Need { gpus: 1, gpu_memory: part.map(|part| part * GIB), ..cpus(1) }
     }
 
     /// Asks for one task alone.
-    fn ask(slots: &mut Slots, need: Need) -> Option<Share> {
+    pub(super) fn ask(slots: &mut Slots, need: Need) -> Option<Share> {
         slots.offer([(TaskId(0), &need)]).pop().map(|(_, share)| share)
     }
 
-    fn offered(slots: &mut Slots, needs: &[Need]) -> Vec<usize> {
+    pub(super) fn offered(slots: &mut Slots, needs: &[Need]) -> Vec<usize> {
         let ready = needs.iter().enumerate().map(|(i, need)| (TaskId(i), need));
         slots.offer(ready).into_iter().map(|(id, _)| id.0).collect()
     }
@@ -485,169 +408,5 @@ mod tests {
         let two = ask(&mut slots, Need { gpus: 2, ..cpus(1) }).unwrap();
         assert_eq!(visible(&two), ("CUDA_VISIBLE_DEVICES", "0,1".to_string()));
         assert_eq!(visible(&ask(&mut slots, gpu(Some(1))).unwrap()).1, "2");
-    }
-
-    #[test]
-    fn all_that_can_never_fit_is_told() {
-        let slots = slots(2, 4, &[(24, 0)]);
-        let need = Need { cpus: Some(3), memory: 5 * GIB, gpus: 2, gpu_memory: Some(6 * GIB), alone: false };
-        let error = slots.can_ever("train.a", &need).unwrap_err();
-        assert_eq!(error.kind().exit_code(), 6);
-        let said = error.render("error");
-        let pieces = [
-            "`train.a` can never run on this machine",
-            "it wants 3 threads, and there are 2",
-            "it wants 5 GiB of memory, and there are 4 GiB",
-            "it wants 2 GPUs with 6 GiB each, and there is GPU 0 with 24 GiB",
-            "`--jobs`",
-        ];
-        for piece in pieces {
-            assert!(said.contains(piece), "{piece}\n{said}");
-        }
-        assert!(slots.can_ever("t", &gpu(Some(24))).is_ok());
-        assert!(slots.can_ever("t", &gpu(Some(25))).is_err());
-        assert!(Slots::new(Machine::told(1, None, vec![])).can_ever("t", &gpu(None)).is_err());
-    }
-
-    /// A big task before an endless stream of small ones, one of which ends after each walk: after how many walks does
-    /// it start? `crowd` is there already.
-    fn walks_until(slots: &mut Slots, big: Need, small: Need, crowd: usize) -> Option<usize> {
-        let mut running: Vec<Share> = (0..crowd).filter_map(|_| ask(slots, small)).collect();
-        (1..100).find(|_| {
-            let ready = [(TaskId(7), &big), (TaskId(8), &small), (TaskId(9), &small)];
-            let started = slots.offer(ready);
-            let big_started = started.iter().any(|(id, _)| id.0 == 7);
-            running.extend(started.into_iter().map(|(_, share)| share));
-            if !running.is_empty() {
-                slots.give_back(running.remove(0));
-            }
-            big_started
-        })
-    }
-
-    #[test]
-    fn a_big_task_is_not_passed_over_for_ever() {
-        let memory = |gib| Need { memory: gib * GIB, ..cpus(1) };
-        assert!(walks_until(&mut slots(4, 1, &[]), cpus(4), cpus(1), 4).is_some());
-        assert!(walks_until(&mut slots(64, 8, &[]), memory(8), memory(1), 8).is_some());
-        assert!(walks_until(&mut slots(64, 8, &[(24, 0), (24, 0)]), gpu(None), gpu(Some(5)), 8).is_some());
-        let both = Need { cpus: Some(4), ..gpu(None) };
-        assert!(walks_until(&mut slots(4, 8, &[(24, 0)]), both, gpu(Some(5)), 4).is_some());
-    }
-
-    #[test]
-    fn nothing_is_kept_for_who_waits_for_others() {
-        let mut slots = slots(4, 8, &[(24, 12)]);
-        let waits = Need { cpus: Some(4), ..gpu(Some(20)) };
-        for _ in 0..3 * PATIENCE {
-            let ready = [(TaskId(0), &waits), (TaskId(1), &gpu(Some(5))), (TaskId(2), &cpus(2))];
-            let mut started = slots.offer(ready);
-            assert_eq!(started.len(), 2);
-            slots.give_back(started.remove(0).1);
-            // One of them goes on, so that threads are lacking too.
-            assert_eq!(offered(&mut slots, &[waits, cpus(1)]), [1]);
-            slots.give_back(Share { threads: 1, ..Share::default() });
-            slots.give_back(started.remove(0).1);
-        }
-    }
-
-    #[test]
-    fn what_was_kept_stays_kept_until_the_rest_is_free() {
-        let mut slots = slots(8, 8, &[(24, 0)]);
-        let (memory, card) = (Need { memory: 5 * GIB, ..cpus(1) }, gpu(None));
-        let both = Need { memory: 8 * GIB, ..card };
-        let first = ask(&mut slots, memory).unwrap();
-        slots.passed.insert(TaskId(0), Passed { times: PATIENCE, ..Passed::default() });
-        assert_eq!(offered(&mut slots, &[both, card]), [1]);
-        slots.give_back(first);
-        // The memory is there now and the card is not: the next one may not take the memory instead.
-        assert_eq!(offered(&mut slots, &[both, memory]), [0; 0]);
-        slots.give_back(Share { threads: 1, memory: 0, gpus: vec![Part { card: 0, memory: None }] });
-        assert_eq!(offered(&mut slots, &[both, memory]), [0]);
-    }
-
-    #[test]
-    fn what_is_kept_is_only_what_is_lacking() {
-        let mut slots = slots(8, 8, &[(24, 0)]);
-        let (running, whole) = (ask(&mut slots, gpu(Some(5))).unwrap(), gpu(None));
-        for _ in 0..PATIENCE {
-            let small = offered(&mut slots, &[whole, gpu(Some(2))]);
-            assert_eq!(small, [1]);
-            slots.give_back(Share { threads: 1, memory: 0, gpus: vec![Part { card: 0, memory: Some(2 * GIB) }] });
-        }
-        // Now the card is kept, and threads are not.
-        assert_eq!(offered(&mut slots, &[whole, gpu(Some(2)), cpus(3), Need::default()]), [2, 3]);
-        slots.give_back(running);
-    }
-
-    fn any_need() -> impl Strategy<Value = Need> {
-        let cpus = prop::option::of(1usize..6);
-        let part = prop::option::of(1u64..26);
-        (cpus, 0u64..10, 0usize..4, part, any::<bool>()).prop_map(|(cpus, memory, gpus, part, alone)| Need {
-            cpus,
-            memory: memory * GIB,
-            gpus,
-            gpu_memory: part.map(|part| part * GIB),
-            alone,
-        })
-    }
-
-    /// What is wrong with so many shares being out at once.
-    fn over_committed(machine: &Machine, running: &[Share]) -> Option<String> {
-        let threads: usize = running.iter().map(|share| share.threads).sum();
-        let memory: u64 = running.iter().map(|share| share.memory).sum();
-        if threads > machine.cpus || memory > machine.memory.unwrap_or(u64::MAX) {
-            return Some(format!("{threads} threads, {memory} bytes"));
-        }
-        let others = machine.used_by_others(&[]);
-        machine.cards().iter().zip(others).find_map(|(card, others)| {
-            let parts: Vec<Option<u64>> = running
-                .iter()
-                .flat_map(|share| &share.gpus)
-                .filter(|p| p.card == card.number)
-                .map(|p| p.memory)
-                .collect();
-            let shared: u64 = parts.iter().flatten().sum();
-            let whole = parts.iter().filter(|part| part.is_none()).count();
-            let wrong = whole > 1 || (whole == 1 && parts.len() > 1) || (shared > 0 && shared + others > card.memory?);
-            wrong.then(|| format!("card {}: {parts:?}", card.number))
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_promised_twice_and_everything_runs_in_the_end(
-            needs in prop::collection::vec(any_need(), 1..40),
-            total in (1usize..6, 1u64..10),
-            cards in prop::collection::vec((1u64..26, 0u64..12), 0..4),
-            ends in prop::collection::vec(any::<prop::sample::Index>(), 400)
-        ) {
-            let mut slots = slots(total.0, total.1, &cards);
-            let machine = slots.machine.clone();
-            // Others stay for good here, so what waits for them is left out.
-            let possible = |slots: &mut Slots, need: &Need| slots.can_ever("t", need).is_ok() && !slots.waits_for_others(need);
-            let mut ready: Vec<(TaskId, Need)> = vec![];
-            for (i, need) in needs.iter().enumerate() {
-                if possible(&mut slots, need) {
-                    ready.push((TaskId(i), *need));
-                }
-            }
-            let (mut running, mut ends) = (vec![], ends.iter());
-            while !ready.is_empty() || !running.is_empty() {
-                for (id, share) in slots.offer(ready.iter().map(|(id, need)| (*id, need)).collect::<Vec<_>>()) {
-                    let position = ready.iter().position(|(other, _)| *other == id).unwrap();
-                    let (_, need) = ready.remove(position);
-                    prop_assert!(need.cpus.is_none_or(|cpus| cpus == share.threads) && share.threads > 0);
-                    prop_assert!(share.memory == need.memory && share.gpus.len() == need.gpus);
-                    running.push(share);
-                }
-                prop_assert_eq!(over_committed(&machine, &running), None);
-                prop_assert!(!running.is_empty(), "{:?} cannot start on a free machine", ready);
-                let end = ends.next().unwrap().index(running.len());
-                slots.give_back(running.swap_remove(end));
-            }
-            prop_assert_eq!((slots.cpus, slots.memory), (total.0, total.1 * GIB));
-            prop_assert!(slots.cards.iter().all(|load| *load == Load::default()));
-        }
     }
 }

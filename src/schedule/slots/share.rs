@@ -1,0 +1,32 @@
+//! What a task was given.
+
+/// What a task was given, to be given back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::schedule) struct Share {
+    pub threads: usize,
+    /// Bytes.
+    pub memory: u64,
+    pub gpus: Vec<Part>,
+}
+
+/// A card, or a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::schedule) struct Part {
+    /// The card's number, as `nvidia-smi` counts.
+    pub card: usize,
+    /// Bytes; the whole card if it is not said.
+    pub memory: Option<u64>,
+}
+
+impl Share {
+    /// What tells a process its cards: none without a GPU. CUDA numbers cards by speed unless it is told otherwise.
+    pub(in crate::schedule) fn environment(&self) -> [(&'static str, String); 2] {
+        let numbers: Vec<String> = self.gpus.iter().map(|part| part.card.to_string()).collect();
+        [("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()), ("CUDA_VISIBLE_DEVICES", numbers.join(","))]
+    }
+
+    /// The numbers of its cards.
+    pub(in crate::schedule) fn cards(&self) -> Vec<usize> {
+        self.gpus.iter().map(|part| part.card).collect()
+    }
+}
