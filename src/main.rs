@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Planning makes millions of small texts.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match hashpipe::cli::run() {
         Ok(code) => ExitCode::from(code),

@@ -2,7 +2,7 @@
 
 use super::{
     Action, Attempt, CONTENT, Contents, Digests, End, Extension, Journal, Key, Known, Line, Lookup, Made, Member,
-    Reason, Store, Watch, differences, key, lines,
+    Reason, Store, Watch, differences, key_of, lines,
 };
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
@@ -32,7 +32,6 @@ pub struct Verdict {
     pub key: Key,
     /// What its inputs hold.
     pub contents: Contents,
-    pub lines: Vec<Line>,
     pub state: Found,
     /// Where it would begin, if it has to run.
     pub start: Start,
@@ -168,22 +167,21 @@ impl<'a> Judge<'a> {
     /// Judges a task; `results` holds those of all it needs.
     pub fn judge(&self, task: &Task, results: &Results) -> Result<Verdict> {
         let contents = self.contents(task, results)?;
-        let lines = lines(task, &contents);
-        let key = key(&lines);
+        let key = key_of(task, &contents);
         let state = if task.step.is_cached() {
             match self.find(task, &key) {
                 Lookup::Hit(made) => Found::Hit(made),
                 Lookup::Lost(made, reason) => Found::Evicted(made, reason),
-                Lookup::Miss => Found::Run(self.reason(&task.name, &key, &lines)),
+                Lookup::Miss => Found::Run(self.reason(&task.name, &key, &lines(task, &contents))),
             }
         } else {
             Found::Run(Reason::Always)
         };
         let start = match state {
             Found::Hit(_) => Start::Beginning,
-            _ => self.start(task, &key, &lines),
+            _ => self.start(task, &key, &lines(task, &contents)),
         };
-        Ok(Verdict { key, contents, lines, state, start })
+        Ok(Verdict { key, contents, state, start })
     }
 
     fn start(&self, task: &Task, key: &Key, lines: &[Line]) -> Start {

@@ -58,17 +58,27 @@ pub const CONTENT: &str = "blake3:";
 /// Names of stages, paths, resources and places are left out: they change nothing in the result. References stand as
 /// the digest of what they mean.
 pub fn lines(task: &Task, contents: &Contents) -> Vec<Line> {
-    let mut lines = vec![
-        Line { name: "kind".into(), value: task.kind.name.into() },
-        Line { name: "version".into(), value: task.kind.version.to_string() },
-    ];
-    walk("params", &task.params, contents, &mut lines);
+    let mut lines = vec![];
+    each_line(task, contents, &mut |name, value| lines.push(Line { name: name.into(), value: value.into() }));
+    lines
+}
+
+/// The key of a task: that of its [`lines`], without keeping them.
+pub(super) fn key_of(task: &Task, contents: &Contents) -> Key {
+    let mut digest = LineDigest::new();
+    each_line(task, contents, &mut |name, value| digest.add(name, value));
+    Key(digest.finish())
+}
+
+fn each_line(task: &Task, contents: &Contents, line: &mut dyn FnMut(&str, &str)) {
+    line("kind", task.kind.name);
+    line("version", &task.kind.version.to_string());
+    walk(&mut "params".into(), &task.params, contents, line);
     if !contents.files.is_empty() {
         let digest = digest_of_lines(contents.files.iter().map(|(name, digest)| [name.as_str(), digest.as_str()]));
-        lines.push(Line { name: "files".into(), value: format!("{} files, {CONTENT}{digest}", contents.files.len()) });
+        line("files", &format!("{} files, {CONTENT}{digest}", contents.files.len()));
     }
-    lines.extend(contents.facts.iter().map(|(name, value)| Line { name: name.clone(), value: value.clone() }));
-    lines
+    contents.facts.iter().for_each(|(name, value)| line(name, value));
 }
 
 /// The key made of these lines.
@@ -104,29 +114,38 @@ impl LineDigest {
     }
 }
 
-fn walk(at: &str, value: &Value, contents: &Contents, lines: &mut Vec<Line>) {
-    let mut line = |value: String| lines.push(Line { name: at.to_string(), value });
+/// Tells the lines of a value that stands at `name` below `at`.
+fn walk_below(at: &mut String, name: &str, value: &Value, contents: &Contents, line: &mut dyn FnMut(&str, &str)) {
+    let end = at.len();
+    at.push('.');
+    at.push_str(name);
+    walk(at, value, contents, line);
+    at.truncate(end);
+}
+
+/// Tells the lines of a value that stands at `at`.
+fn walk(at: &mut String, value: &Value, contents: &Contents, line: &mut dyn FnMut(&str, &str)) {
     if let Some(text) = Ref::of(value) {
         let digest = contents.inputs.get(text).map_or("unknown", String::as_str);
-        return line(format!("{CONTENT}{digest}"));
+        return line(at, &format!("{CONTENT}{digest}"));
     }
     match value {
         // Where things lie does not matter: their content is in the key by its own lines.
-        Value::Object(map) if map.len() == 1 && map.contains_key("$place") => line("a place".into()),
+        Value::Object(map) if map.len() == 1 && map.contains_key("$place") => line(at, "a place"),
         Value::Object(map) => {
             let mut names: Vec<&String> = map.keys().collect();
             names.sort();
             for name in names {
-                walk(&format!("{at}.{name}"), &map[name], contents, lines);
+                walk_below(at, name, &map[name], contents, line);
             }
         }
         Value::Array(items) => {
             // The length, so that [[1], 2] and [1, [2]] differ.
-            line(format!("{} items", items.len()));
+            line(at, &format!("{} items", items.len()));
             for (i, item) in items.iter().enumerate() {
-                walk(&format!("{at}.{i}"), item, contents, lines);
+                walk_below(at, &i.to_string(), item, contents, line);
             }
         }
-        other => line(other.to_string()),
+        other => line(at, &other.to_string()),
     }
 }

@@ -48,6 +48,7 @@ pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
 pub use keep::{
     Fault, Freed, GRACE, Item, Limits, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
 };
+use key::key_of;
 pub use key::{CONTENT, Contents, Key, Line, key, lines};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};

@@ -1,6 +1,6 @@
 //! How every task of a plan stands, without running or writing anything.
 
-use super::{Found, Judge, Key, Line, Made, Reason, Results, Start, Store};
+use super::{Found, Judge, Key, Line, Made, Reason, Results, Start, Store, lines};
 use crate::error::Error;
 use crate::plan::{Plan, TaskId};
 use serde_json::{Value, json};
@@ -204,7 +204,7 @@ impl Look<'_> {
             Ok(verdict) => verdict,
             Err(error) => return Standing::missing(id, error),
         };
-        let (key, lines, start) = (verdict.key, verdict.lines, verdict.start);
+        let (key, contents, start) = (verdict.key, verdict.contents, verdict.start);
         let (state, runs, because, made) = match verdict.state {
             Found::Hit(_) if forced => (State::Stale, true, Reason::Forced.to_string(), None),
             Found::Hit(made) => (State::Cached, false, String::new(), Some(made)),
@@ -216,7 +216,7 @@ impl Look<'_> {
                 false => (State::of(&reason), true, reason.to_string(), None),
             },
         };
-        let (key, lines) = (Some(key), explained.then_some(lines));
+        let (key, lines) = (Some(key), explained.then(|| lines(self.plan.task(id), &contents)));
         Standing { runs: Some(runs), start, because, key, made, lines, ..Standing::blank(id, state) }
     }
 

@@ -5,7 +5,7 @@ use super::machine::Machine;
 use super::predict;
 use super::slots::{Share, Slots};
 use super::worker::{self, Computed, Leash, Order};
-use crate::cache::{Digests, Judge, Results, Store, inputs};
+use crate::cache::{Digests, Judge, Results, Store, inputs, lines};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TaskId};
 use crate::stage::Message;
@@ -53,7 +53,7 @@ pub fn rehearse(
         inputs: inputs(plan, store, task, &verdict.contents, results)?,
         log: place.path().join("log.txt"),
         share: share.unwrap_or(Share { threads: machine.cpus, ..Share::default() }),
-        ..Order::new(plan, task, &verdict.key, &verdict.lines, judge.digests())
+        ..Order::new(plan, task, &verdict.key, &lines(task, &verdict.contents), judge.digests())
     };
     let scratch = place.path().join("scratch");
     let mut killed = vec![];

@@ -11,7 +11,7 @@ use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
     Action, Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store,
-    Verdict, inputs, log_name,
+    Verdict, inputs, lines, log_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
@@ -247,8 +247,8 @@ impl Run<'_> {
         };
         let waiting = Waiting {
             key: verdict.key,
+            lines: lines(task, &verdict.contents),
             contents: verdict.contents,
-            lines: verdict.lines,
             reason,
             start,
             need,
