@@ -75,15 +75,20 @@ pub type Actions = HashMap<TaskId, Action>;
 
 impl<'a> Judge<'a> {
     pub fn new(plan: &'a Plan, store: &'a Store) -> Self {
-        Self::watched(plan, store, Arc::default())
+        Self::with(plan, store, store.digests())
     }
 
     /// The same; the watch sees how much is read, and can end it.
     pub fn watched(plan: &'a Plan, store: &'a Store, watch: Arc<Watch>) -> Self {
+        Self::with(plan, store, store.digests().watched(watch))
+    }
+
+    /// The same, with a memo of digests of one's own.
+    pub fn with(plan: &'a Plan, store: &'a Store, digests: Digests) -> Self {
         Self {
             plan,
             store,
-            digests: store.digests().watched(watch),
+            digests,
             journal: store.journal(&plan.pipeline),
             files: Mutex::default(),
             programs: Mutex::default(),
@@ -285,10 +290,12 @@ impl<'a> Judge<'a> {
         &self.digests
     }
 
-    /// Writes down what is not written yet, at the end of a run.
-    pub fn close(self) -> Result<()> {
-        self.digests.save()?;
-        self.journal.close()
+    /// Writes down what is not written yet, at the end of a run. What cannot be written costs the next run time, and
+    /// this one nothing.
+    pub fn close(self) -> Vec<Error> {
+        let failures = [self.digests.save().err(), self.journal.close().err()];
+        let hint = |error: Error| error.hint("results are whole; the next run may take longer to find that out");
+        failures.into_iter().flatten().map(hint).collect()
     }
 
     fn contents(&self, task: &Task, results: &Results) -> Result<Contents> {

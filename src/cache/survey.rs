@@ -1,6 +1,6 @@
 //! How every task of a plan stands, without running or writing anything.
 
-use super::{Found, Judge, Key, Line, Made, Reason, Results, Start, Store, lines};
+use super::{Digests, Found, Judge, Key, Line, Made, Reason, Results, Start, Store, lines};
 use crate::error::Error;
 use crate::plan::{Plan, TaskId};
 use serde_json::{Value, json};
@@ -141,18 +141,30 @@ impl Standing {
 /// How the targets and all they need stand, in plan order. `forced` tasks count as to be run. Writes nothing and holds
 /// no lock.
 pub fn survey(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId]) -> Vec<Standing> {
-    look(plan, store, targets, forced, &[])
+    look(plan, store, Judge::new(plan, store), targets, forced, &[])
+}
+
+/// The same, with a memo of digests of one's own.
+pub fn survey_by(plan: &Plan, store: &Store, digests: Digests, targets: &[TaskId]) -> Vec<Standing> {
+    look(plan, store, Judge::with(plan, store, digests), targets, &[], &[])
 }
 
 /// The same, with every part of the targets' keys.
 pub fn survey_with_lines(plan: &Plan, store: &Store, targets: &[TaskId]) -> Vec<Standing> {
-    look(plan, store, targets, &[], targets)
+    look(plan, store, Judge::new(plan, store), targets, &[], targets)
 }
 
-fn look(plan: &Plan, store: &Store, targets: &[TaskId], forced: &[TaskId], explained: &[TaskId]) -> Vec<Standing> {
+fn look<'a>(
+    plan: &'a Plan,
+    store: &'a Store,
+    judge: Judge<'a>,
+    targets: &[TaskId],
+    forced: &[TaskId],
+    explained: &[TaskId],
+) -> Vec<Standing> {
     let wanted = plan.graph.with_needs(targets);
     let standings = plan.tasks.iter().map(|_| None).collect();
-    let mut look = Look { plan, store, judge: Judge::new(plan, store), results: Results::new(), standings };
+    let mut look = Look { plan, store, judge, results: Results::new(), standings };
     for &id in &wanted {
         let standing = match look.waits(id) {
             None => look.judged(id, forced.contains(&id), explained.contains(&id)),

@@ -142,7 +142,7 @@ fn finish(
     telling: &mut Telling,
     json: bool,
 ) -> Result<()> {
-    for warning in materialise(plan, store, &outcome.results, output)? {
+    for warning in outcome.warnings.iter().chain(&materialise(plan, store, &outcome.results, output)?) {
         telling.say(&warning.render("warning"));
     }
     let summary = Summary::new(plan, &records(plan, store, &everything(plan, store, outcome)), output);

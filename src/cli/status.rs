@@ -2,12 +2,13 @@
 
 use super::exit::WORK_TO_DO;
 use super::{Folders, Over, plan};
-use crate::cache::{Action, State, Store, survey};
+use crate::cache::{Action, State, Store, Watch, survey_by};
 use crate::error::{Error, Result};
-use crate::report::{self, age, plural, print, size, table};
+use crate::report::{self, Meter, age, plural, print, size, table};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Args)]
@@ -45,7 +46,12 @@ fn one(arguments: &Arguments, file: &Path) -> Result<u8> {
     let plan = plan(file, &arguments.over)?;
     let targets: Vec<_> = plan.tasks.iter().map(|task| task.id).collect();
     let store = arguments.folders.reader(&plan);
-    let standings = survey(&plan, &store, &targets, &[]);
+    let watch = Arc::new(Watch::default());
+    let digests = store.kept_digests().watched(watch.clone());
+    let meter = Meter::new("read");
+    let standings = meter.during(|| watch.progress(), || survey_by(&plan, &store, digests.clone(), &targets));
+    // A memo that cannot be written costs the next look its time, and this one nothing.
+    let _ = digests.save();
     let outstanding = standings.iter().any(|standing| standing.runs != Some(false));
     if arguments.json {
         for standing in &standings {

@@ -29,6 +29,13 @@ pub enum Event {
         /// Seconds from now to the end.
         seconds: f64,
     },
+    /// Files are read to see what they hold; told only when that takes long.
+    Reading {
+        /// Bytes read so far.
+        read: u64,
+        /// Bytes to read, as far as is known.
+        total: u64,
+    },
     /// A task's result was there already.
     Cached {
         task: String,
@@ -138,7 +145,9 @@ impl Event {
             | Self::Stopped { task }
             | Self::Retry { task, .. }
             | Self::Blocked { task, .. } => Some(task),
-            Self::Begin { .. } | Self::Forecast { .. } | Self::End { .. } | Self::Report(_) => None,
+            Self::Begin { .. } | Self::Reading { .. } | Self::Forecast { .. } | Self::End { .. } | Self::Report(_) => {
+                None
+            }
         }
     }
 
@@ -148,7 +157,8 @@ impl Event {
             Self::Begin { .. } | Self::Forecast { .. } | Self::Cached { .. } | Self::End { .. } | Self::Report(_) => {
                 true
             }
-            Self::Start { .. }
+            Self::Reading { .. }
+            | Self::Start { .. }
             | Self::Progress { .. }
             | Self::Warning { .. }
             | Self::Done { .. }
@@ -169,6 +179,7 @@ impl Event {
             | Self::Retry { .. }
             | Self::Blocked { .. } => true,
             Self::Begin { .. }
+            | Self::Reading { .. }
             | Self::Forecast { .. }
             | Self::Start { .. }
             | Self::Progress { .. }

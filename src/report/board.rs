@@ -1,7 +1,7 @@
 //! What stands below the scrolling lines on a terminal: a line per running task, and one for the whole run.
 
 use super::tally::stage_of;
-use super::{count, duration};
+use super::{count, duration, size};
 use crate::event::{Event, Line, Phase};
 use std::collections::BTreeMap;
 
@@ -14,6 +14,8 @@ pub(super) struct Board {
     /// When the rest was last foretold, and how long it would take then.
     forecast: Option<(f64, f64)>,
     running: BTreeMap<u64, Running>,
+    /// Bytes of input read, and to be read.
+    reading: Option<(u64, u64)>,
 }
 
 struct Running {
@@ -30,6 +32,7 @@ impl Board {
         match &line.event {
             Event::Begin { tasks, .. } => *self = Self { tasks: *tasks, began: line.ts, ..Self::default() },
             Event::Forecast { seconds } => self.forecast = Some((line.ts, *seconds)),
+            Event::Reading { read, total } => self.reading = (read < total).then_some((*read, *total)),
             Event::Start { task, expected, .. } => {
                 let (task, note) = (task.clone(), String::new());
                 let running = Running { task, from: line.ts, expected: *expected, done: 0, total: 0, note };
@@ -64,6 +67,11 @@ impl Board {
         if !others.is_empty() {
             let parts: Vec<String> = others.iter().map(|(stage, n)| format!("{n} {stage}")).collect();
             lines.push(format!("and {}", parts.join(", ")));
+        }
+        if let Some((read, total)) = self.reading {
+            let share = read as f64 / total as f64;
+            let (percent, bar) = (share * 100.0, bar(share, 12));
+            lines.push(format!("{:<32} {bar} {percent:>3.0}%  {} of {}", "reading inputs", size(read), size(total)));
         }
         lines.push(self.whole(now));
         lines

@@ -4,6 +4,7 @@ use super::{note, size};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::sync::Mutex;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Shows bytes done, of how many. May be told from any thread.
@@ -26,6 +27,28 @@ impl Meter {
             bar
         });
         Self { doing, bar, told: Mutex::new(Instant::now()) }
+    }
+
+    /// Does something and meanwhile shows how far it is, once it takes long enough for anybody to ask.
+    pub fn during<T: Send>(&self, progress: impl Fn() -> (u64, u64), work: impl FnOnce() -> T + Send) -> T {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const LOOK: Duration = Duration::from_millis(200);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let (ended, end) = channel::<()>();
+            let working = scope.spawn(move || {
+                // Dropped when the work is done, or has panicked.
+                let _ended = ended;
+                work()
+            });
+            while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let (done, total) = progress();
+                if began.elapsed() > PATIENCE && done < total {
+                    self.show(done, total);
+                }
+            }
+            working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     pub fn show(&self, done: u64, total: u64) {

@@ -1,7 +1,7 @@
 //! Events as lines that scroll.
 
 use super::tally::{Tally, stage_of};
-use super::{Screen, duration, plural, tail};
+use super::{Screen, duration, plural, size, tail};
 use crate::event::{Event, Line};
 use std::collections::{BTreeMap, HashMap};
 
@@ -120,6 +120,7 @@ impl Screen for Plain {
         match &line.event {
             Event::Begin { .. } | Event::Forecast { .. } | Event::End { .. } | Event::Report(_) => {}
             Event::Progress { task, .. } if !self.is_due(task, line.ts) => {}
+            Event::Reading { .. } if !self.is_due("", line.ts) => {}
             Event::Cached { task, key, .. } if self.heading.is_some() => {
                 self.cached.push((task.clone(), short(key).to_string()));
             }
@@ -148,6 +149,7 @@ fn lines(event: &Event) -> Vec<String> {
             let gpus = if *gpus > 0 { format!(", {}", plural(*gpus, "gpu")) } else { String::new() };
             vec![format!("hashpipe: {pipeline}, {}, {}{gpus}", plural(*tasks, "task"), plural(*cpus, "cpu"))]
         }
+        Event::Reading { read, total } => vec![format!("reading inputs: {} of {}", size(*read), size(*total))],
         Event::Cached { task, key, .. } => vec![head("cached", task, short(key))],
         Event::Start { task, reason, threads, gpu, .. } => {
             let on = gpu.map_or(plural(*threads, "thread"), |slot| format!("gpu {slot}"));

@@ -98,7 +98,7 @@ impl Screen for Tty {
             Event::Begin { .. } => self.start_drawing(),
             Event::End { .. } => self.stop_drawing(),
             // It is on the board.
-            Event::Progress { .. } => return,
+            Event::Progress { .. } | Event::Reading { .. } => return,
             _ => {}
         }
         self.lines.show(line);

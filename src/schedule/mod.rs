@@ -60,6 +60,8 @@ pub struct Outcome {
     pub keys: HashMap<TaskId, Key>,
     /// What went wrong, in order.
     pub errors: Vec<Error>,
+    /// What could not be written down beside the results.
+    pub warnings: Vec<Error>,
     pub seconds: f64,
 }
 

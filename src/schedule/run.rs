@@ -194,11 +194,7 @@ impl Run<'_> {
                 }
                 continue;
             }
-            let (judge, plan, results) = (&self.judge, self.plan, &self.results);
-            // Every result that is found is claimed; with this, all of them together.
-            let _hold = self.store.hold().ok();
-            let verdicts: Vec<Result<Verdict>> =
-                open.par_iter().map(|id| judge.judge(plan.task(*id), results)).collect();
+            let verdicts = self.judge_all(&open);
             for (id, verdict) in open.into_iter().zip(verdicts) {
                 // A task judged before it may have found that what both need has to be made again.
                 if self.unmet[id.0] == 0 && self.states.get(id) == State::Wanted {
@@ -206,6 +202,37 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Judges tasks side by side, and tells how far that is when it takes long: files may have to be read.
+    fn judge_all(&mut self, open: &[TaskId]) -> Vec<Result<Verdict>> {
+        const LOOK: Duration = Duration::from_secs(1);
+        let (judge, plan, results, watch) = (&self.judge, self.plan, &self.results, &self.options.watch);
+        // Every result that is found is claimed; with this, all of them together.
+        let _hold = self.store.hold().ok();
+        let (sender, verdicts) = channel();
+        let mut told = false;
+        rayon::in_place_scope(|scope| {
+            scope.spawn(move |_| {
+                let verdicts: Vec<_> = open.par_iter().map(|id| judge.judge(plan.task(*id), results)).collect();
+                // The receiver waits for it.
+                let _ = sender.send(verdicts);
+            });
+            loop {
+                match verdicts.recv_timeout(LOOK) {
+                    Ok(verdicts) => break verdicts,
+                    // It panicked: the scope passes that on.
+                    Err(RecvTimeoutError::Disconnected) => break vec![],
+                    Err(RecvTimeoutError::Timeout) => {
+                        let (read, total) = watch.progress();
+                        if told || read < total {
+                            told = read < total;
+                            (self.show)(&Event::Reading { read, total });
+                        }
+                    }
+                }
+            }
+        })
     }
 
     fn act_on(&mut self, id: TaskId, verdict: Result<Verdict>) {
@@ -698,7 +725,7 @@ impl Run<'_> {
     }
 
     fn end(self, seconds: f64) -> Result<Outcome> {
-        self.judge.close()?;
+        let warnings = self.judge.close();
         let count = |state| self.states.count(state);
         (self.show)(&Event::End {
             ran: count(State::Done),
@@ -708,7 +735,14 @@ impl Run<'_> {
             stopped: count(State::Stopped),
             seconds,
         });
-        Ok(Outcome { states: self.states, results: self.results, keys: self.keys, errors: self.errors, seconds })
+        Ok(Outcome {
+            states: self.states,
+            results: self.results,
+            keys: self.keys,
+            errors: self.errors,
+            warnings,
+            seconds,
+        })
     }
 }
 
