@@ -24,6 +24,7 @@ pub mod retrieval;
 // The steps, in the order data flows.
 pub mod config;
 pub mod plan;
+pub mod bench;
 pub mod cache;
 pub mod event;
 pub mod runs;

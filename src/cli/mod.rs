@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod bench;
 mod compare;
 mod diff;
 mod dry_run;
@@ -66,6 +67,8 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Measure what this machine can do
+    Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
     Stages(stages::Arguments),
     /// Show which stage needs which
@@ -158,6 +161,7 @@ pub fn run() -> Result<u8> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

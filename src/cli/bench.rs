@@ -1,0 +1,246 @@
+//! `hashpipe bench`: what this machine can do.
+
+use crate::bench::{Figures, Network, Pass, Subject, hash, images, measure, network};
+use crate::error::{Error, Place, Result};
+use crate::image::Transform;
+use crate::model::backbone::BackboneSpec;
+use crate::report::{note, print, size, table};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Run a network: the speed of encoding, apart from images
+    Forward(Net),
+    /// Train a network: forward, backward and update, apart from images
+    Train(Net),
+    /// Decode and resize the images of a folder to training input
+    Images(Images),
+    /// Hash a file
+    Hash(Hash),
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Threads [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Seconds that each measurement takes
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    seconds: f64,
+    /// One JSON object per measurement
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Net {
+    /// A backbone's name, or a table as in a pipeline file: '{ name = "small", width = 64 }'
+    #[arg(long, default_value = "alexnet")]
+    backbone: String,
+    /// Images at once
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Side of the images, in pixels
+    #[arg(long, default_value_t = 224)]
+    side: usize,
+    /// Length of the codes
+    #[arg(long, default_value_t = 64)]
+    bits: usize,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct Images {
+    /// A folder of images; at most 256 of them are used
+    folder: PathBuf,
+    /// Length the shorter side is resized to, in pixels
+    #[arg(long, default_value_t = 256)]
+    resize: u32,
+    /// Side of the square that is cut out of it, in pixels
+    #[arg(long, default_value_t = 224)]
+    crop: u32,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct Hash {
+    /// The file
+    file: PathBuf,
+    #[command(flatten)]
+    how: How,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    let how = match &arguments.what {
+        Some(What::Forward(Net { how, .. }) | What::Train(Net { how, .. })) => how,
+        Some(What::Images(Images { how, .. })) => how,
+        Some(What::Hash(Hash { how, .. })) => how,
+        None => &arguments.how,
+    };
+    if !how.seconds.is_finite() || how.seconds < 0.0 {
+        return Err(Error::input(format!("`--seconds` is {}", how.seconds)).hint("give a number from 0 up"));
+    }
+    let file = Sample::for_all(arguments.what.is_none())?;
+    let mut subjects = match &arguments.what {
+        Some(What::Forward(net)) => vec![net.subject(Pass::Forward)?],
+        Some(What::Train(net)) => vec![net.subject(Pass::Train)?],
+        Some(What::Images(of)) => vec![of.subject()?],
+        Some(What::Hash(of)) => vec![hash(&of.file, how.threads()?)?],
+        None => everything(how, &file)?,
+    };
+    if subjects.len() > 1 {
+        note(&format!("{} measurements of {} s each, in turns", subjects.len(), how.seconds));
+    }
+    let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds))?;
+    show(&found, how.json);
+    Ok(0)
+}
+
+impl How {
+    fn threads(&self) -> Result<usize> {
+        match self.threads {
+            Some(0) => Err(Error::input("`--threads` is 0").hint("give at least 1, or leave it out")),
+            Some(threads) => Ok(threads),
+            None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+        }
+    }
+}
+
+impl Net {
+    fn subject(&self, pass: Pass) -> Result<Subject<'static>> {
+        if self.batch == 0 {
+            return Err(Error::input("`--batch` is 0").hint("give at least 1"));
+        }
+        let backbone = backbone(&self.backbone)?;
+        let (bits, side, batch, threads) = (self.bits, self.side, self.batch, self.how.threads()?);
+        network(&Network { backbone, name: self.backbone.clone(), bits, side, batch, threads }, pass)
+    }
+}
+
+/// A backbone by its name, or by a table of TOML.
+fn backbone(text: &str) -> Result<BackboneSpec> {
+    #[derive(serde::Deserialize)]
+    struct Table {
+        backbone: BackboneSpec,
+    }
+    let value = if text.trim_start().starts_with('{') { text.to_string() } else { format!("{{ name = {text:?} }}") };
+    let table: Result<Table, _> = toml::from_str(&format!("backbone = {value}"));
+    table.map(|table| table.backbone).map_err(|e| {
+        Error::input(format!("`{text}` is no backbone"))
+            .at(Place::Argument("--backbone".into()))
+            .note(e.message().to_string())
+            .hint("`hashpipe stages train` shows them and their parameters")
+    })
+}
+
+impl Images {
+    fn subject(&self) -> Result<Subject<'static>> {
+        let transform = Transform::imagenet(self.resize, self.crop);
+        transform.check()?;
+        images(&self.folder, transform, self.how.threads()?)
+    }
+}
+
+/// A file of zeros to hash, when no file is named.
+struct Sample(Option<tempfile::NamedTempFile>);
+
+impl Sample {
+    /// Bytes: large enough for all threads to work, small enough to stay in memory.
+    const SIZE: usize = 256 << 20;
+
+    fn for_all(all: bool) -> Result<Self> {
+        if !all {
+            return Ok(Self(None));
+        }
+        let folder = std::env::temp_dir();
+        let failed = |e: std::io::Error| Error::io("write in", &folder, &e);
+        let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
+        let block = vec![0u8; 1 << 20];
+        for _ in 0..Self::SIZE / block.len() {
+            file.write_all(&block).map_err(failed)?;
+        }
+        Ok(Self(Some(file)))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.0.as_ref().map(tempfile::NamedTempFile::path)
+    }
+}
+
+/// What `bench` alone measures.
+fn everything<'a>(how: &How, file: &'a Sample) -> Result<Vec<Subject<'a>>> {
+    let threads = how.threads()?;
+    let alexnet =
+        Network { backbone: backbone("alexnet")?, name: "alexnet".into(), bits: 64, side: 224, batch: 64, threads };
+    let mut subjects = vec![network(&alexnet, Pass::Forward)?, network(&alexnet, Pass::Train)?];
+    if let Some(path) = file.path() {
+        subjects.push(Subject { name: "hash".into(), ..hash(path, threads)? });
+    }
+    Ok(subjects)
+}
+
+fn show(found: &[Figures], as_json: bool) {
+    if as_json {
+        for figures in found {
+            let Figures { name, unit, threads, median, p10, p90, turns, floor } = figures;
+            print(
+                &json!({
+                    "what": name, format!("{unit}_per_second"): median, "p10": p10, "p90": p90,
+                    "threads": threads, "floor": floor, "turns": turns,
+                })
+                .to_string(),
+            );
+        }
+        return;
+    }
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|figures| {
+            let rate = |rate: f64| rate_of(rate, figures.unit);
+            vec![
+                figures.name.clone(),
+                rate(figures.median),
+                format!("{} to {}", rate(figures.p10), rate(figures.p90)),
+                figures.threads.to_string(),
+                figures.turns.to_string(),
+                figures
+                    .floor
+                    .map_or(String::new(), |floor| format!("{} ({:.0}%)", rate(floor), 100.0 * figures.median / floor)),
+            ]
+        })
+        .collect();
+    print(&table(&["what", "per second", "p10 to p90", "threads", "turns", "floor"], &rows));
+}
+
+fn rate_of(rate: f64, unit: &str) -> String {
+    if unit == "bytes" { size(rate as u64) } else { format!("{rate:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backbone_is_a_name_or_a_table() {
+        assert!(matches!(backbone("alexnet").unwrap(), BackboneSpec::AlexNet(_)));
+        assert!(matches!(backbone("{ name = \"small\", width = 8 }").unwrap(), BackboneSpec::Small(_)));
+        for wrong in ["alexnat", "{ name = \"small\", widht = 8 }", "{", "\"", ""] {
+            assert!(backbone(wrong).unwrap_err().render("error").contains("--backbone"), "{wrong}");
+        }
+    }
+}
