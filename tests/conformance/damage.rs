@@ -199,6 +199,30 @@ fn torn_files_are_never_fatal_and_never_believed() {
     }
 }
 
+/// One that can be read, and names another object that is there: only its checksum tells.
+#[test]
+fn a_record_that_was_changed_is_not_believed() {
+    let space = chain();
+    let digest = || space.record("command.up")["outputs"]["o"]["digest"].as_str().unwrap().to_string();
+    let right = digest();
+    space.write("a.txt", "three\nfour\n");
+    space.run(&[]).ok();
+    let other = digest();
+    space.write("a.txt", "one\ntwo\n");
+    space.run(&[]).ok();
+    let mut changed = 0;
+    for path in small_files(&space) {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if text.contains(&right) {
+            let _ = std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644));
+            std::fs::write(&path, text.replace(&right, &other)).unwrap();
+            changed += 1;
+        }
+    }
+    assert!(changed >= 2, "the record, and what is known of the pipeline");
+    still_right(&space, "changed records");
+}
+
 #[test]
 fn what_is_gone_from_the_cache_is_evicted_until_someone_needs_it() {
     let space = chain();
