@@ -17,6 +17,7 @@ pub fn hash(path: &Path, threads: usize) -> Result<Subject<'_>> {
     let pool = pool(threads)?;
     Ok(Subject {
         name: format!("hash {}", path.display()),
+        speed_of: String::new(),
         unit: "bytes",
         threads,
         // A memo of its own each time: what is known is not read.

@@ -27,6 +27,7 @@ pub fn images(folder: &Path, transform: Transform, threads: usize) -> Result<Sub
     let same = files.clone();
     Ok(Subject {
         name: format!("images {} -> {}", transform.resize, transform.crop),
+        speed_of: String::new(),
         unit: "images",
         threads,
         turn: Box::new(move || {

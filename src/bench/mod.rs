@@ -9,7 +9,7 @@ mod network;
 
 pub use hash::hash;
 pub use images::images;
-pub use network::{Network, Pass, network};
+pub use network::{Network, network};
 
 use crate::error::{Error, Kind, Result};
 use serde::Serialize;
@@ -25,6 +25,8 @@ const LEAST: usize = 3;
 pub struct Subject<'a> {
     /// What it is, for a table.
     pub name: String,
+    /// What a prediction looks for; empty if none does.
+    pub speed_of: String,
     /// What is counted: `images`, `bytes`.
     pub unit: &'static str,
     pub threads: usize,
@@ -38,6 +40,8 @@ pub struct Subject<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figures {
     pub name: String,
+    /// What a prediction looks for; empty if none does.
+    pub speed_of: String,
     pub unit: &'static str,
     pub threads: usize,
     pub median: f64,
@@ -93,6 +97,7 @@ fn figures(subject: &Subject, mut rates: Vec<f64>, mut floors: Vec<f64>) -> Figu
     floors.sort_by(f64::total_cmp);
     Figures {
         name: subject.name.clone(),
+        speed_of: subject.speed_of.clone(),
         unit: subject.unit,
         threads: subject.threads,
         median: quantile(&rates, 0.5),
@@ -136,6 +141,7 @@ mod tests {
         let order = std::cell::RefCell::new(String::new());
         let subject = |name: &'static str| Subject {
             name: name.into(),
+            speed_of: String::new(),
             unit: "things",
             threads: 1,
             turn: Box::new(|| {
@@ -156,7 +162,14 @@ mod tests {
             turns.set(turns.get() + 1);
             if turns.get() < 2 { Ok(1.0) } else { Err(Error::input("no")) }
         };
-        let subject = Subject { name: "x".into(), unit: "things", threads: 1, turn: Box::new(turn), floor: None };
+        let subject = Subject {
+            name: "x".into(),
+            speed_of: String::new(),
+            unit: "things",
+            threads: 1,
+            turn: Box::new(turn),
+            floor: None,
+        };
         assert!(measure(&mut [subject], Duration::ZERO).is_err());
         assert_eq!(turns.get(), 2);
     }

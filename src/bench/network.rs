@@ -4,15 +4,7 @@ use super::{Subject, pool};
 use crate::error::Result;
 use crate::model::Probe;
 use crate::model::backbone::BackboneSpec;
-
-/// What is done with a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pass {
-    /// Codes are made of it.
-    Forward,
-    /// Forward, backward, update.
-    Train,
-}
+use crate::stage::{Pass, network_name};
 
 /// A network and how it is used.
 #[derive(Debug, Clone)]
@@ -40,6 +32,7 @@ pub fn network(network: &Network, pass: Pass) -> Result<Subject<'static>> {
     let word = if pass == Pass::Forward { "forward" } else { "train" };
     Ok(Subject {
         name: format!("{word} {name}, {batch} images of {side}"),
+        speed_of: pass.speed_of(&network_name(backbone, *side)),
         unit: "images",
         threads: *threads,
         turn: Box::new(move || {

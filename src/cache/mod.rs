@@ -37,6 +37,7 @@ mod known;
 mod lock;
 mod object;
 mod reason;
+mod speeds;
 mod survey;
 
 pub use action::{Action, Made, Object, Outputs, Variant};

@@ -1,10 +1,12 @@
 //! `hashpipe bench`: what this machine can do.
 
-use crate::bench::{Figures, Network, Pass, Subject, hash, images, measure, network};
+use crate::bench::{Figures, Network, Subject, hash, images, measure, network};
+use crate::cache::Store;
 use crate::error::{Error, Place, Result};
 use crate::image::Transform;
 use crate::model::backbone::BackboneSpec;
 use crate::report::{note, print, size, table};
+use crate::stage::Pass;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::io::Write as _;
@@ -43,6 +45,9 @@ struct How {
     /// One JSON object per measurement
     #[arg(long)]
     json: bool,
+    /// The cache that predictions find the speeds in, if it is there
+    #[arg(long, value_name = "DIR", env = "HASHPIPE_CACHE", default_value = "cache")]
+    cache: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds))?;
     show(&found, how.json);
+    remember(&found, &how.cache)?;
     Ok(0)
 }
 
@@ -128,7 +134,9 @@ impl Net {
         }
         let backbone = backbone(&self.backbone)?;
         let (bits, side, batch, threads) = (self.bits, self.side, self.batch, self.how.threads()?);
-        network(&Network { backbone, name: self.backbone.clone(), bits, side, batch, threads }, pass)
+        let name =
+            serde_json::to_value(&backbone).ok().and_then(|table| Some(table.get("name")?.as_str()?.to_string()));
+        network(&Network { backbone, name: name.unwrap_or_default(), bits, side, batch, threads }, pass)
     }
 }
 
@@ -194,10 +202,22 @@ fn everything<'a>(how: &How, file: &'a Sample) -> Result<Vec<Subject<'a>>> {
     Ok(subjects)
 }
 
+/// Keeps speeds for whoever asks how long a training will take.
+fn remember(found: &[Figures], cache: &Path) -> Result<()> {
+    let speeds = found.iter().filter(|figures| !figures.speed_of.is_empty());
+    let speeds: Vec<_> = speeds.map(|figures| (figures.speed_of.clone(), figures.median)).collect();
+    if speeds.is_empty() || !cache.is_dir() {
+        return Ok(());
+    }
+    Store::at(cache).note_speeds(speeds)?;
+    note(&format!("kept in `{}`: runs and dry runs predict by it", cache.display()));
+    Ok(())
+}
+
 fn show(found: &[Figures], as_json: bool) {
     if as_json {
         for figures in found {
-            let Figures { name, unit, threads, median, p10, p90, turns, floor } = figures;
+            let Figures { name, unit, threads, median, p10, p90, turns, floor, .. } = figures;
             print(
                 &json!({
                     "what": name, format!("{unit}_per_second"): median, "p10": p10, "p90": p90,

@@ -79,7 +79,7 @@ impl Dry<'_> {
                 .find(|sum: &u64| *sum > 0)
         });
         let bytes = bytes.sum();
-        Forecast { work: predict(self.plan, &known, self.machine, &tasks), bytes }
+        Forecast { work: predict(self.plan, &known, self.store, self.machine, &tasks), bytes }
     }
 
     /// How much longer a task takes than when it last ran, because a number of rounds has changed.

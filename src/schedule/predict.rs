@@ -3,10 +3,11 @@
 use super::machine::Machine;
 use super::need::{Gpu, Need};
 use super::simulate::{Expected, Prediction, simulate};
-use crate::cache::{Attempt, End, Known};
+use crate::cache::{Attempt, End, Known, Store};
 use crate::error::Result;
-use crate::plan::{Plan, Task, TaskId};
-use std::collections::HashMap;
+use crate::plan::{Plan, Target, Task, TaskId};
+use crate::stage::{Network, Ref, images_in};
+use std::collections::{BTreeMap, HashMap};
 
 /// What a task's stage can do with a GPU.
 pub fn use_of_gpu(task: &Task) -> Gpu {
@@ -28,9 +29,11 @@ pub fn need(task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
     Ok(need)
 }
 
-/// Seconds each task took when it last ended well; where it never did, what others of its stage took, or of its kind.
-pub(super) fn seconds(plan: &Plan, known: &Known) -> Vec<Option<f64>> {
+/// Seconds each task took when it last ended well; where it never did, what others of its stage took; else what its
+/// work takes at the speed that was measured of this machine; else what others of its kind took.
+pub(super) fn seconds(plan: &Plan, known: &Known, store: &Store) -> Vec<Option<f64>> {
     let own: Vec<Option<f64>> = plan.tasks.iter().map(|task| last(known.attempts(&task.name))).collect();
+    let speeds = if own.contains(&None) { store.speeds() } else { BTreeMap::new() };
     let mut groups: HashMap<&str, (f64, u32)> = HashMap::new();
     for (task, seconds) in plan.tasks.iter().zip(&own) {
         let Some(seconds) = seconds else { continue };
@@ -41,8 +44,33 @@ pub(super) fn seconds(plan: &Plan, known: &Known) -> Vec<Option<f64>> {
         }
     }
     let mean = |group: &str| groups.get(group).map(|(sum, count)| sum / f64::from(*count));
-    let guess = |task: &Task| mean(&task.stage).or_else(|| mean(task.kind.name));
+    let by_speed = |task: &Task| by_speed(plan, known, store, &speeds, task);
+    let guess = |task: &Task| mean(&task.stage).or_else(|| by_speed(task)).or_else(|| mean(task.kind.name));
     plan.tasks.iter().zip(own).map(|(task, own)| own.or_else(|| guess(task))).collect()
+}
+
+/// What a task's work takes at the speed that was measured, if its list is there.
+fn by_speed(plan: &Plan, known: &Known, store: &Store, speeds: &BTreeMap<String, f64>, task: &Task) -> Option<f64> {
+    if speeds.is_empty() {
+        return None;
+    }
+    let work = task.step.work()?;
+    let maker = |input: &Ref| match task.inputs.get(&input.0)? {
+        Target::Output { task, port } => Some((plan.task(*task), port)),
+        Target::Path { .. } => None,
+    };
+    let network = match work.network {
+        Network::Known(network) => network,
+        Network::Of(model) => match maker(&model)?.0.step.work()?.network {
+            Network::Known(network) => network,
+            Network::Of(_) => return None,
+        },
+    };
+    let speed = speeds.get(&work.pass.speed_of(&network))?;
+    let (lister, port) = maker(&work.list)?;
+    let list = known.attempts(&lister.name).iter().rev().find(|attempt| attempt.end == End::Done)?.outputs.get(port)?;
+    let images = images_in(&store.object_path(list)).ok()?;
+    Some(images as f64 * work.rounds / speed)
 }
 
 fn last(attempts: &[Attempt]) -> Option<f64> {
@@ -52,8 +80,8 @@ fn last(attempts: &[Attempt]) -> Option<f64> {
 /// What running these tasks would take; a task's `part` is what is left of it to do, from 0 to 1.
 ///
 /// Tasks that this machine can never run are left out; the run tells of them.
-pub fn predict(plan: &Plan, known: &Known, machine: &Machine, tasks: &[(TaskId, f64)]) -> Prediction {
-    let seconds = seconds(plan, known);
+pub fn predict(plan: &Plan, known: &Known, store: &Store, machine: &Machine, tasks: &[(TaskId, f64)]) -> Prediction {
+    let seconds = seconds(plan, known, store);
     let positions: HashMap<TaskId, usize> = tasks.iter().enumerate().map(|(i, (id, _))| (*id, i)).collect();
     let expected = |(id, part): &(TaskId, f64)| {
         let task = plan.task(*id);

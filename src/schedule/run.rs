@@ -288,7 +288,7 @@ impl Run<'_> {
 
     fn rank(&mut self, id: TaskId) -> Rank {
         if self.remaining.is_empty() {
-            self.expected = predict::seconds(self.plan, self.judge.known());
+            self.expected = predict::seconds(self.plan, self.judge.known(), self.store);
             // Where nothing is known, the number of tasks counts.
             let seconds: Vec<f64> = self.expected.iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
             self.remaining = remaining(|id| self.plan.graph.needed_by(id), &seconds);
@@ -710,7 +710,7 @@ impl Run<'_> {
             [State::Wanted, State::Ready, State::Running].into_iter().flat_map(|state| self.states.all(state));
         let mut tasks: Vec<(TaskId, f64)> = undecided.map(left).collect();
         tasks.sort_unstable_by_key(|(id, _)| *id);
-        let prediction = predict::predict(self.plan, self.judge.known(), &self.options.machine, &tasks);
+        let prediction = predict::predict(self.plan, self.judge.known(), self.store, &self.options.machine, &tasks);
         if prediction.unknown == 0 && prediction.wall > 0.0 {
             (self.show)(&Event::Forecast { seconds: prediction.wall });
         }

@@ -2,7 +2,7 @@
 
 use super::contract::{agree, readable};
 use super::shelf::{Part, Parts, Shelf};
-use super::{Ctx, Describe, Ref, Resources, Stage};
+use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work};
 use crate::dataset::{Images, List};
 use crate::error::Result;
 use crate::model::{self, weights};
@@ -42,6 +42,11 @@ impl Stage for Encode {
 
     fn resources(&self) -> Resources {
         Resources { gpu: true }
+    }
+
+    fn work(&self) -> Option<Work> {
+        let network = Network::Of(self.model.clone());
+        Some(Work { pass: Pass::Forward, network, list: self.list.clone(), rounds: 1.0 })
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {

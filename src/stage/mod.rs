@@ -26,6 +26,7 @@ pub use reference::Ref;
 pub use registry::{Kind, Parsed, STAGES, find};
 
 use crate::error::{Error, Result};
+use crate::model::backbone::BackboneSpec;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -129,6 +130,11 @@ pub trait Stage: Send + Sync {
         None
     }
 
+    /// How much work it is, if that can be told before it ran.
+    fn work(&self) -> Option<Work> {
+        None
+    }
+
     /// Reads `cx.path(&self.model)`, writes `cx.output("codes")`.
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()>;
 
@@ -156,6 +162,54 @@ pub struct Extends {
     pub param: &'static str,
     /// The outputs of the smaller result that are needed; all of them, or none is used.
     pub outputs: &'static [&'static str],
+}
+
+/// The work of a stage on a list of images, for predictions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    pub pass: Pass,
+    pub network: Network,
+    pub list: Ref,
+    /// Times every image is seen.
+    pub rounds: f64,
+}
+
+/// What is done with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    Train,
+}
+
+/// A network by what decides its speed, or by the stage it comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Network {
+    Known(String),
+    Of(Ref),
+}
+
+impl Pass {
+    /// What a speed is kept under that was measured of a network.
+    pub fn speed_of(self, network: &str) -> String {
+        let word = if self == Self::Forward { "forward" } else { "train" };
+        format!("{word} {network}")
+    }
+}
+
+/// What decides a network's speed.
+pub fn network_name(backbone: &BackboneSpec, side: usize) -> String {
+    let backbone = serde_json::to_string(backbone).expect("parameters are plain data");
+    format!("{backbone} of {side} pixels")
+}
+
+/// How many images a list names.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn images_in(list: &Path) -> Result<usize> {
+    let text = std::fs::read(list).map_err(|e| Error::io("read", list, &e))?;
+    // Its first line is a heading.
+    Ok(text.iter().filter(|byte| **byte == b'\n').count().saturating_sub(1))
 }
 
 /// The static side of a stage.

@@ -1,7 +1,7 @@
 //! `[train.*]`: a hashing network learns from a list.
 
 use super::contract::{agree, readable};
-use super::{Ctx, Describe, Extends, Input, Ref, Resources, Stage};
+use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name};
 use crate::dataset::{Images, List};
 use crate::error::{Error, Result};
 use crate::image::Transform;
@@ -119,6 +119,11 @@ impl Stage for Train {
     fn extends(&self) -> Option<Extends> {
         let extends = Extends { param: "epochs", outputs: &["model", "log", "state"] };
         self.recipe().can_be_extended().then_some(extends)
+    }
+
+    fn work(&self) -> Option<Work> {
+        let network = Network::Known(network_name(&self.backbone, self.transform.crop as usize));
+        Some(Work { pass: Pass::Train, network, list: self.list.clone(), rounds: self.epochs as f64 })
     }
 
     fn varies(&self) -> Vec<&'static str> {

@@ -2,6 +2,8 @@
 
 /// Broken pipelines, lists, images, weights and cache entries.
 mod bad_input;
+/// What the machine can do, and what comes of knowing it.
+mod bench;
 /// What the commands show, and the pipelines that are shipped.
 mod commands;
 /// Runs that are stopped in the middle, and go on as if they had not been.
