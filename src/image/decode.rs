@@ -3,7 +3,7 @@
 //! The format is told by the content, never by the file's name. Alpha is dropped, not blended; grey and palette images
 //! become RGB; 16-bit samples are scaled to 8 bits; EXIF orientation is ignored, as Pillow and the reference ignore it.
 
-use super::jpeg;
+use super::{Window, jpeg};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
@@ -15,15 +15,24 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 /// The widest pixel that a decoder may need while it works: four channels of 32-bit floats.
 const WIDEST_PIXEL: u64 = 16;
 
-/// A decoded image.
+/// A decoded image, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
-    /// Columns, at least 1.
+    /// Columns of the whole image, at least 1.
     pub width: usize,
-    /// Rows, at least 1.
+    /// Rows of the whole image, at least 1.
     pub height: usize,
-    /// `[height, width, 3]`: red, green and blue, row-major.
+    /// The part of it that `data` holds.
+    pub part: Window,
+    /// `[part.height, part.width, 3]`: red, green and blue, row-major.
     pub data: Vec<u8>,
+}
+
+impl Pixels {
+    /// A whole image.
+    pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
+        Self { width, height, part: Window { left: 0, top: 0, width, height }, data }
+    }
 }
 
 /// Why bytes are not an image, in words for a person.
@@ -43,13 +52,24 @@ impl std::error::Error for DecodeError {}
 /// # Errors
 /// Any other content, damaged or cut-off data, and images of more than [`MAX_PIXELS`].
 pub fn decode(bytes: &[u8]) -> Result<Pixels, DecodeError> {
+    decode_part(bytes, &mut |width, height| Window { left: 0, top: 0, width, height })
+}
+
+/// Decodes at least the part of an image that `part` chooses by its width and height.
+///
+/// # Errors
+/// As [`decode`]; damage in other parts may go unnoticed.
+pub(super) fn decode_part(
+    bytes: &[u8],
+    part: &mut dyn FnMut(usize, usize) -> Window,
+) -> Result<Pixels, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError("the file is empty".into()));
     }
     let format =
         image::guess_format(bytes).map_err(|_| DecodeError("not a JPEG, PNG, BMP, GIF, TIFF or WebP image".into()))?;
     if format == ImageFormat::Jpeg {
-        return jpeg::decode(bytes);
+        return jpeg::decode(bytes, part);
     }
     decode_other(bytes, format).map_err(|e| DecodeError(e.to_string()))?
 }
@@ -76,7 +96,7 @@ fn decode_other(bytes: &[u8], format: ImageFormat) -> image::ImageResult<Result<
         return Ok(Err(refused));
     }
     let rgb = DynamicImage::from_decoder(decoder)?.into_rgb8();
-    Ok(Ok(Pixels { width: rgb.width() as usize, height: rgb.height() as usize, data: rgb.into_raw() }))
+    Ok(Ok(Pixels::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())))
 }
 
 #[cfg(test)]
