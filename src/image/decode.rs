@@ -1,10 +1,11 @@
 //! An image file's bytes to RGB pixels, whatever the format, as Pillow's `convert("RGB")`.
 //!
 //! The format is told by the content, never by the file's name. Alpha is dropped, not blended; grey and palette images
-//! become RGB; 16-bit samples are scaled to 8 bits; EXIF orientation is ignored, as Pillow and the reference ignore it.
+//! become RGB; of 16-bit colours the upper 8 bits are kept, and 16-bit greys above 255 become 255, as Pillow has it.
+//! EXIF orientation is ignored, as Pillow and the reference ignore it, unless it is asked for.
 
 use super::{Window, jpeg};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// The most pixels an image may have; above it Pillow speaks of a decompression bomb.
@@ -95,8 +96,25 @@ fn decode_other(bytes: &[u8], format: ImageFormat) -> image::ImageResult<Result<
     if let Err(refused) = check_size(width.into(), height.into()) {
         return Ok(Err(refused));
     }
-    let rgb = DynamicImage::from_decoder(decoder)?.into_rgb8();
-    Ok(Ok(Pixels::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())))
+    let is_grey = matches!(decoder.original_color_type(), ExtendedColorType::L16);
+    let image = DynamicImage::from_decoder(decoder)?;
+    let data = match image {
+        // Pillow's mode for these has no upper end, and its way to 8 bits is to cut.
+        DynamicImage::ImageLuma16(grey) => spread(grey.pixels().map(|p| p.0[0].min(255) as u8)),
+        DynamicImage::ImageLumaA16(grey) if is_grey => spread(grey.pixels().map(|p| p.0[0].min(255) as u8)),
+        DynamicImage::ImageLumaA16(grey) => spread(grey.pixels().map(|p| (p.0[0] >> 8) as u8)),
+        DynamicImage::ImageRgb16(rgb) => rgb.pixels().flat_map(|p| p.0.map(|sample| (sample >> 8) as u8)).collect(),
+        DynamicImage::ImageRgba16(rgba) => {
+            rgba.pixels().flat_map(|p| [p.0[0], p.0[1], p.0[2]].map(|sample| (sample >> 8) as u8)).collect()
+        }
+        other => other.into_rgb8().into_raw(),
+    };
+    Ok(Ok(Pixels::new(width as usize, height as usize, data)))
+}
+
+/// Greys as red, green and blue.
+fn spread(greys: impl Iterator<Item = u8>) -> Vec<u8> {
+    greys.flat_map(|grey| [grey; 3]).collect()
 }
 
 #[cfg(test)]
@@ -150,9 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_are_scaled() {
-        let deep = ImageBuffer::from_pixel(4, 4, Rgb([65535u16, 257 * 128, 0]));
-        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap().data[..3], [255, 128, 0]);
+    fn sixteen_bits_become_eight_as_pillow_has_it() {
+        for format in [ImageFormat::Png, ImageFormat::Tiff] {
+            let deep = ImageBuffer::from_pixel(4, 4, Rgb([65535u16, 256 * 128 + 255, 255]));
+            assert_eq!(decode(&encode(deep, format)).unwrap().data[..3], [255, 128, 0]);
+            let clear = ImageBuffer::from_pixel(4, 4, Rgba([256u16, 513, 65535, 0]));
+            assert_eq!(decode(&encode(clear, format)).unwrap().data[..3], [1, 2, 255]);
+            let grey = ImageBuffer::from_fn(4, 4, |x, _| Luma([[7u16, 255, 256, 65535][x as usize]]));
+            let cut = decode(&encode(grey, format)).unwrap().data;
+            assert_eq!(cut[..12], [7, 7, 7, 255, 255, 255, 255, 255, 255, 255, 255, 255]);
+        }
+        let grey = ImageBuffer::from_pixel(4, 4, LumaA([0x1234u16, 0]));
+        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap().data[..3], [0x12; 3]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod decode;
 pub(crate) mod golden;
 mod jpeg;
 mod resize;
+mod scratch;
 mod transform;
 
 pub use decode::{DecodeError, MAX_PIXELS, Pixels, decode};

@@ -2,7 +2,7 @@
 
 use super::decode::{DecodeError, decode_part};
 use super::resize::{Window, needed, resize_window};
-use super::Pixels;
+use super::{Pixels, scratch};
 use crate::error::{Error, Result as Checked};
 use crate::seeded::Stream;
 use schemars::JsonSchema;
@@ -96,7 +96,9 @@ impl Transform {
         let image = decode_part(bytes, &mut |width, height| {
             needed((width, height), self.scaled(width, height), self.window(choose(width, height)))
         })?;
-        Ok(self.cut(&image, choose(image.width, image.height)))
+        let out = self.cut(&image, choose(image.width, image.height));
+        scratch::give(image.data);
+        Ok(out)
     }
 
     /// The whole image with its shorter side at `resize` pixels.

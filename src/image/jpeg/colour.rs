@@ -1,15 +1,9 @@
 //! Channels to RGB, by libjpeg's fixed-point formulas.
 
-use super::quick::Plane;
-use crate::image::Window;
-
-/// A grey channel to `[height, width, 3]`.
-pub(super) fn grey(plane: &Plane, part: Window, out: &mut [u8]) {
-    for (y, out) in (part.top..).zip(out.chunks_exact_mut(part.width * 3)) {
-        let row = &plane.data[y * plane.stride + part.left..][..part.width];
-        for (pixel, grey) in out.as_chunks_mut::<3>().0.iter_mut().zip(row) {
-            *pixel = [*grey; 3];
-        }
+/// A row of brightness to a row of pixels.
+pub(super) fn grey(luma: &[u8], out: &mut [u8]) {
+    for (pixel, grey) in out.as_chunks_mut::<3>().0.iter_mut().zip(luma) {
+        *pixel = [*grey; 3];
     }
 }
 

@@ -2,19 +2,30 @@
 #![expect(unsafe_code, reason = "vector instructions may be called once it is known that the processor has them, and \
                                  they read and write through pointers")]
 
-use super::idct::{BETWEEN, CONSTANT, Quant};
+use super::idct::{BETWEEN, CONSTANT, MOST, Quant};
+use super::quick::{Decoder, Plane, Scan};
 use std::arch::x86_64::*;
 
 fn is_there() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
-/// Writes the samples of a block whose sum of coefficients is at most [`MOST`](super::idct::MOST); false if the
-/// processor cannot.
+/// [`Decoder::run`] with shifts that need no particular register, if the processor has them.
+pub(super) fn with_bits() -> Option<impl Fn(Decoder, &Scan) -> Option<Vec<Plane>>> {
+    #[target_feature(enable = "bmi1,bmi2")]
+    fn run(decoder: Decoder, scan: &Scan) -> Option<Vec<Plane>> {
+        decoder.run(scan)
+    }
+    let has_them = is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+    // SAFETY: the processor has them.
+    has_them.then_some(|decoder: Decoder, scan: &Scan| unsafe { run(decoder, scan) })
+}
+
+/// Writes the samples of a block; false if the processor cannot, or the block has more than 16 bits hold.
 pub(super) fn idct(coefficients: &[i16; 64], quant: &Quant, out: &mut [u8], stride: usize) -> bool {
     assert!(out.len() >= 7 * stride + 8, "a block has eight rows of eight samples");
     // SAFETY: the processor has AVX2, and the rows lie in `out`.
-    is_there() && unsafe { transform(coefficients, &quant.factors, out.as_mut_ptr(), stride) }
+    is_there() && unsafe { transform(coefficients, quant, out.as_mut_ptr(), stride) }
 }
 
 /// Writes as many pixels as there are; false if the processor cannot.
@@ -37,12 +48,20 @@ pub(super) fn colours(luma: &[u8], blue: &[u8], red: &[u8], out: &mut [u8]) -> b
 #[target_feature(enable = "avx2")]
 unsafe fn transform(coefficients: &[i16; 64], factors: &[i16; 64], out: *mut u8, stride: usize) -> bool {
     let mut rows = [_mm_setzero_si128(); 8];
+    let mut sums = _mm_setzero_si128();
     for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: eight numbers of each begin there.
         let (value, factor) = unsafe {
             (_mm_loadu_si128(coefficients.as_ptr().add(i * 8).cast()), _mm_loadu_si128(factors.as_ptr().add(i * 8).cast()))
         };
         *row = _mm_mullo_epi16(value, factor);
+        sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_abs_epi16(value), factor));
+    }
+    let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b01_00_11_10>(sums));
+    let sum = _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32::<0b10_11_00_01>(sums)));
+    // The least number there is has no absolute value; only the mean can be that.
+    if !(0..=MOST).contains(&sum) || coefficients[0] == i16::MIN {
+        return false;
     }
     let columns = transpose(pass::<{ (CONSTANT - BETWEEN) as i32 }>(rows));
     let rows = transpose(pass::<{ (CONSTANT + BETWEEN + 3) as i32 }>(columns));
@@ -122,19 +141,11 @@ fn transpose(r: [__m128i; 8]) -> [__m128i; 8] {
 #[target_feature(enable = "avx2")]
 unsafe fn sixteen(luma: *const u8, blue: *const u8, red: *const u8, out: *mut u8) {
     // SAFETY: the caller's promise.
-    let (luma, blue, red) =
-        unsafe { (_mm_loadu_si128(luma.cast()), _mm_loadu_si128(blue.cast()), _mm_loadu_si128(red.cast())) };
-    let [low, high] = [false, true].map(|high| {
-        let wide = |samples| {
-            _mm256_cvtepu8_epi32(if high { _mm_unpackhi_epi64(samples, samples) } else { samples })
-        };
-        channels(wide(luma), wide(blue), wide(red))
-    });
-    let pack = |i: usize| {
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low[i], high[i]));
+    let wide = |samples: *const u8| _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(samples.cast()) });
+    let channels = channels(wide(luma), wide(blue), wide(red)).map(|words| {
         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
-    };
-    let pixels = interleave([pack(0), pack(1), pack(2)]);
+    });
+    let pixels = interleave(channels);
     for (i, pixels) in pixels.into_iter().enumerate() {
         // SAFETY: the caller's promise.
         unsafe { _mm_storeu_si128(out.add(i * 16).cast(), pixels) }
@@ -142,14 +153,26 @@ unsafe fn sixteen(luma: *const u8, blue: *const u8, red: *const u8, out: *mut u8
 }
 
 /// The formulas of [`rgb`](super::colour::rgb) before they are limited to a sample.
+///
+/// Whole multiples of a channel are taken out of the factors, so that the rest has 16 bits.
 #[target_feature(enable = "avx2")]
 fn channels(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
-    let (centre, half) = (_mm256_set1_epi32(128), _mm256_set1_epi32(1 << 15));
-    let (cb, cr) = (_mm256_sub_epi32(cb, centre), _mm256_sub_epi32(cr, centre));
-    let times = |a, factor| _mm256_mullo_epi32(a, _mm256_set1_epi32(factor));
-    let on = |sum| _mm256_add_epi32(y, _mm256_srai_epi32::<16>(_mm256_add_epi32(sum, half)));
-    let green = _mm256_add_epi32(times(cb, -22554), times(cr, -46802));
-    [on(times(cr, 91881)), on(green), on(times(cb, 116_130))]
+    let centre = _mm256_set1_epi16(128);
+    let (cb, cr) = (_mm256_sub_epi16(cb, centre), _mm256_sub_epi16(cr, centre));
+    let (cb2, cr2) = (_mm256_add_epi16(cb, cb), _mm256_add_epi16(cr, cr));
+    // The upper half of twice the product, halved once more, is the product rounded to its upper half.
+    let part = |doubled, factor| {
+        let product = _mm256_mulhi_epi16(doubled, _mm256_set1_epi16(factor));
+        _mm256_srai_epi16::<1>(_mm256_add_epi16(product, _mm256_set1_epi16(1)))
+    };
+    let red = _mm256_add_epi16(_mm256_add_epi16(y, cr), part(cr2, (91881 - 65536) as i16));
+    let blue = _mm256_add_epi16(_mm256_add_epi16(y, cb2), part(cb2, (116_130 - 2 * 65536) as i16));
+    let sum = |pairs| {
+        let sum = _mm256_madd_epi16(pairs, _mm256_set1_epi32((65536 - 46802) << 16 | -22554 & 0xFFFF));
+        _mm256_srai_epi32::<16>(_mm256_add_epi32(sum, _mm256_set1_epi32(1 << 15)))
+    };
+    let rest = _mm256_packs_epi32(sum(_mm256_unpacklo_epi16(cb, cr)), sum(_mm256_unpackhi_epi16(cb, cr)));
+    [red, _mm256_add_epi16(_mm256_sub_epi16(y, cr), rest), blue]
 }
 
 /// Three channels of 16 samples to 16 pixels.

@@ -30,7 +30,7 @@ pub(super) struct Header {
     pub(super) height: usize,
     pub(super) components: Vec<Component>,
     /// Quantisation tables in zigzag order.
-    pub(super) quants: [Option<[u16; 64]>; 4],
+    pub(super) quants: [Option<[u8; 64]>; 4],
     pub(super) dc: [Option<Box<Table>>; 4],
     pub(super) ac: [Option<Box<Table>>; 4],
     /// MCUs between two restart markers; 0 for none.
@@ -113,7 +113,7 @@ impl Header {
         while let Some((&place, rest)) = segment.split_first() {
             // A high half that is not 0: 16-bit factors, which the quick arithmetic has no room for.
             let (factors, rest) = rest.split_first_chunk::<64>()?;
-            *self.quants.get_mut(usize::from(place))? = Some(factors.map(u16::from));
+            *self.quants.get_mut(usize::from(place))? = Some(*factors);
             segment = rest;
         }
         Some(())
@@ -140,7 +140,10 @@ impl Header {
             let found = (self.quants.get(c.quant), self.dc.get(c.dc), self.ac.get(c.ac));
             matches!(found, (Some(Some(_)), Some(Some(_)), Some(Some(_))))
         };
-        if !self.components.iter().all(has_tables) {
+        /// Blocks that the standard allows together.
+        const BLOCKS: usize = 10;
+        let is_sampled = |c: &Component| (1..=4).contains(&c.across) && (1..=4).contains(&c.down);
+        if !self.components.iter().all(|c| has_tables(c) && is_sampled(c)) {
             return false;
         }
         match &mut self.components[..] {
@@ -149,7 +152,10 @@ impl Header {
                 (grey.across, grey.down) = (1, 1);
                 true
             }
-            [_, _, _] => self.is_ycbcr() && self.components.iter().all(|c| self.is_sampled_simply(c)),
+            [_, _, _] => {
+                let blocks: usize = self.components.iter().map(|c| c.across * c.down).sum();
+                blocks <= BLOCKS && self.is_ycbcr() && self.components.iter().all(|c| self.is_sampled_simply(c))
+            }
             _ => false,
         }
     }
@@ -166,7 +172,7 @@ impl Header {
     /// Whether the channel has all samples, or half of them in a direction, and enough for the smooth filter.
     fn is_sampled_simply(&self, component: &Component) -> bool {
         let (across, down) = self.most();
-        let all_or_half = |most: usize, own: usize| own > 0 && (own == most || own * 2 == most);
+        let all_or_half = |most: usize, own: usize| own == most || own * 2 == most;
         let halved = across != component.across;
         all_or_half(across, component.across)
             && all_or_half(down, component.down)

@@ -1,23 +1,36 @@
 //! Huffman codes of baseline JPEG: bits to coefficients.
 //!
-//! A table is looked up with the next [`LOOK`] bits. Most codes are so short that their value's own bits are among them:
-//! then one look gives the run of zeros, the coefficient, and how many bits both take.
+//! A table is looked up with the next [`LOOK`] bits, which almost always hold a whole code. The value's own bits are then
+//! taken without a question asked: what the processor cannot guess costs more than what it computes.
 
 /// Bits that a table is looked up with.
 const LOOK: u32 = 10;
 
-/// An entry's low byte is how many bits to drop; 0 if the code is longer than [`LOOK`] bits.
-const BITS: u32 = 0xFF;
-/// Set if the entry's high half is the value; otherwise only the code is known.
-const HAS_VALUE: u32 = 1 << 16;
+/// The most bits that a code and its value have together in the quick entries, so that [`AT_ONCE`] of them are there
+/// after a refill.
+const QUICK: u32 = 18;
+const AT_ONCE: usize = 3;
 
-/// Places that a coefficient may be said to have: 15 zeros may come before it where there is room for none.
-pub(super) const PLACES: usize = 64 + 15;
+/// More places than a coefficient can be said to have: 15 zeros may come before it where there is room for none. A power
+/// of two, so that keeping within it costs nothing.
+pub(super) const PLACES: usize = 128;
+
+/// What the next bits begin with.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Entry {
+    /// Bits of the code and its value, where there is a value and they are at most [`QUICK`]; otherwise 0.
+    both: u8,
+    /// Bits of the code; 0 if it is longer than [`LOOK`].
+    code: u8,
+    /// Zeros before the coefficient, and bits of its value.
+    run: u8,
+    size: u8,
+}
 
 /// Codes of one kind.
 pub(super) struct Table {
-    /// Value (upper 15 bits, signed), [`HAS_VALUE`], symbol (8 bits), bits to drop (8 bits).
-    entries: [u32; 1 << LOOK],
+    entries: [Entry; 1 << LOOK],
     /// One past the largest code of each length, left-aligned in 16 bits; what is not below the last is no code.
     ends: [u32; 17],
     /// What to add to a code of each length for its place among the symbols.
@@ -38,7 +51,7 @@ impl Table {
 
     fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Box<Self>> {
         let mut table =
-            Box::new(Self { entries: [0; 1 << LOOK], ends: [0; 17], offsets: [0; 17], symbols: [0; 256] });
+            Box::new(Self { entries: [Entry::default(); 1 << LOOK], ends: [0; 17], offsets: [0; 17], symbols: [0; 256] });
         table.symbols[..symbols.len()].copy_from_slice(symbols);
         let (mut code, mut place) = (0u32, 0);
         for (length, count) in (1..).zip(counts) {
@@ -60,35 +73,26 @@ impl Table {
     /// Fills in all looks that begin with this code.
     fn enter(&mut self, code: u32, length: u32, symbol: u8) {
         let Some(spare) = LOOK.checked_sub(length) else { return };
-        let size = u32::from(symbol & 15);
-        for tail in 0..1u32 << spare {
-            let entry = match spare.checked_sub(size) {
-                Some(unused) => {
-                    let value = extend(tail >> unused, size);
-                    (value << 17) as u32 | HAS_VALUE | (length + size)
-                }
-                None => length,
-            };
-            self.entries[(code << spare | tail) as usize] = entry | u32::from(symbol) << 8;
-        }
+        let (run, size) = (symbol >> 4, symbol & 15);
+        let both = length as u8 + size;
+        let is_quick = size > 0 && u32::from(both) <= QUICK;
+        let entry = Entry { both: if is_quick { both } else { 0 }, code: length as u8, run, size };
+        self.entries[(code << spare) as usize..][..1 << spare].fill(entry);
     }
 
-    /// The symbol of a code longer than [`LOOK`] bits, and its length.
+    #[inline(always)]
+    fn look(&self, next: u64) -> Entry {
+        self.entries[(next >> (64 - LOOK)) as usize]
+    }
+
+    /// The entry of a code longer than [`LOOK`] bits.
     #[cold]
-    fn long(&self, next: u64) -> Option<(u8, u32)> {
+    fn long(&self, next: u64) -> Option<Entry> {
         let window = (next >> 48) as u32;
         let length = (LOOK + 1..=16).find(|length| window < self.ends[*length as usize])?;
         let place = (window >> (16 - length)) as i32 + self.offsets[length as usize];
-        Some((*self.symbols.get(usize::try_from(place).ok()?)?, length))
-    }
-}
-
-/// The number that `size` bits stand for: a first bit of 0 means a negative one.
-fn extend(bits: u32, size: u32) -> i32 {
-    match size {
-        0 => 0,
-        _ if bits >> (size - 1) == 0 => bits as i32 - (1 << size) + 1,
-        _ => bits as i32,
+        let symbol = *self.symbols.get(usize::try_from(place).ok()?)?;
+        Some(Entry { both: 0, code: length as u8, run: symbol >> 4, size: symbol & 15 })
     }
 }
 
@@ -133,12 +137,13 @@ impl<'a> Bits<'a> {
         self.count -= bits;
     }
 
+    /// The value of a code, and past both.
     #[inline(always)]
-    fn take(&mut self, size: u32) -> i32 {
-        // In two steps, as a shift by 64 is none.
-        let bits = (self.next >> 1 >> (63 - size)) as u32;
-        self.skip(size);
-        extend(bits, size)
+    fn take(&mut self, entry: Entry) -> i32 {
+        let (code, size) = (u32::from(entry.code), u32::from(entry.size));
+        let value = value(self.next << code, size);
+        self.skip(code + size);
+        value
     }
 
     /// Whether more was read than there is.
@@ -146,57 +151,71 @@ impl<'a> Bits<'a> {
         self.at * 8 - self.count as usize > self.data.len() * 8
     }
 
+    #[inline(always)]
+    fn entry(&self, table: &Table) -> Option<Entry> {
+        let entry = table.look(self.next);
+        if entry.code == 0 { table.long(self.next) } else { Some(entry) }
+    }
+
     /// The difference to the last block's mean.
     #[inline(always)]
     pub(super) fn mean(&mut self, table: &Table) -> Option<i32> {
         self.refill();
-        let entry = table.entries[(self.next >> (64 - LOOK)) as usize];
-        if entry & HAS_VALUE != 0 {
-            self.skip(entry & BITS);
-            return Some(entry as i32 >> 17);
-        }
-        let (symbol, length) = self.symbol(table, entry)?;
-        self.skip(length);
-        Some(self.take(u32::from(symbol & 15)))
-    }
-
-    #[inline(always)]
-    fn symbol(&self, table: &Table, entry: u32) -> Option<(u8, u32)> {
-        match entry & BITS {
-            0 => table.long(self.next),
-            length => Some(((entry >> 8) as u8, length)),
-        }
+        let entry = self.entry(table)?;
+        Some(self.take(entry))
     }
 
     /// Gives each coefficient of a block but the first to `put`, with its place in zigzag order: 1 to 63, and in damaged
-    /// data, for which it returns none, up to [`PLACES`].
+    /// data, for which it returns none, up to 78. Returns whether there were none at all.
     #[inline(always)]
-    pub(super) fn details(&mut self, table: &Table, mut put: impl FnMut(usize, i32)) -> Option<()> {
+    pub(super) fn details(&mut self, table: &Table, mut put: impl FnMut(usize, i32)) -> Option<bool> {
         let mut place = 1;
         while place < 64 {
             self.refill();
-            let entry = table.entries[(self.next >> (64 - LOOK)) as usize];
-            let value = entry as i32 >> 17;
-            if value != 0 {
-                place += (entry >> 12 & 15) as usize;
-                self.skip(entry & BITS);
-                put(place, value);
+            let mut entry = table.look(self.next);
+            for _ in 0..AT_ONCE {
+                if entry.both == 0 {
+                    break;
+                }
+                place += usize::from(entry.run);
+                put(place, value(self.next << entry.code, entry.size.into()));
                 place += 1;
+                self.skip(entry.both.into());
+                if place >= 64 {
+                    return (place == 64).then_some(false);
+                }
+                entry = table.look(self.next);
+            }
+            if entry.both != 0 {
                 continue;
             }
-            let (symbol, length) = self.symbol(table, entry)?;
-            self.skip(length);
-            let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
-            match (run, size) {
-                (15, 0) => place += 16,
-                (_, 0) => return Some(()),
-                _ => {
-                    place += run;
-                    put(place, self.take(size));
+            self.refill();
+            let entry = self.entry(table)?;
+            match (entry.run, entry.size) {
+                (15, 0) => {
+                    place += 16;
+                    self.skip(entry.code.into());
+                }
+                (_, 0) => {
+                    self.skip(entry.code.into());
+                    return Some(place == 1);
+                }
+                (run, _) => {
+                    place += usize::from(run);
+                    put(place, self.take(entry));
                     place += 1;
                 }
             }
         }
-        (place == 64).then_some(())
+        (place == 64).then_some(false)
     }
+}
+
+/// The number that the first `size` bits stand for: a first bit of 0 means a negative one.
+#[inline(always)]
+fn value(bits: u64, size: u32) -> i32 {
+    // In two steps, as a shift by 64 is none.
+    let magnitude = (bits >> 1 >> (63 - size)) as i32;
+    let is_negative = (!bits >> 63) as i32;
+    magnitude - (is_negative << size) + is_negative
 }

@@ -11,32 +11,26 @@ pub(super) const BETWEEN: u32 = 2;
 
 /// The largest sum of absolute dequantised coefficients for which nothing in the fast version exceeds 16 bits: a pass
 /// makes no value larger than 1.39 times that sum, and there are [`BETWEEN`] more bits between the passes.
-pub(super) const MOST: u32 = 5800;
+pub(super) const MOST: i32 = 5800;
 
-/// Factors of the coefficients, at most 255 each.
-pub(super) struct Quant {
-    /// As they lie in a block.
-    pub(super) factors: [i16; 64],
-    pub(super) zigzag: [u16; 64],
-}
+/// Factors of the coefficients as they lie in a block, at most 255 each.
+pub(super) type Quant = [i16; 64];
 
 /// A block with nothing but its mean.
 pub(super) fn flat(mean: i16, quant: &Quant, out: &mut [u8], stride: usize) {
-    let scaled = (i32::from(mean) * i32::from(quant.factors[0])) << BETWEEN;
+    let scaled = (i32::from(mean) * i32::from(quant[0])) << BETWEEN;
     let value = limited(((scaled + (1 << (BETWEEN + 2))) >> (BETWEEN + 3)).into());
     for row in out.chunks_mut(stride).take(8) {
         row[..8].fill(value);
     }
 }
 
-/// Writes the samples of a block to the upper left 8 by 8 of `out`. `size` is the sum of absolute dequantised
-/// coefficients.
-pub(super) fn block(coefficients: &[i16; 64], quant: &Quant, size: u32, out: &mut [u8], stride: usize) {
+/// Writes the samples of a block to the upper left 8 by 8 of `out`.
+pub(super) fn block(coefficients: &[i16; 64], quant: &Quant, out: &mut [u8], stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    if size <= MOST && super::fast::idct(coefficients, quant, out, stride) {
+    if super::fast::idct(coefficients, quant, out, stride) {
         return;
     }
-    let _ = size;
     plain(coefficients, quant, out, stride);
 }
 
@@ -45,7 +39,7 @@ pub(super) fn plain(coefficients: &[i16; 64], quant: &Quant, out: &mut [u8], str
     let mut between = [0i32; 64];
     for column in 0..8 {
         let dequantised =
-            from_fn(|row| i64::from(coefficients[row * 8 + column]) * i64::from(quant.factors[row * 8 + column]));
+            from_fn(|row| i64::from(coefficients[row * 8 + column]) * i64::from(quant[row * 8 + column]));
         for (row, value) in pass(dequantised, CONSTANT - BETWEEN).into_iter().enumerate() {
             between[row * 8 + column] = value as i32;
         }

@@ -3,9 +3,10 @@
 
 use super::quick::Plane;
 
-/// Row `y` of the picture from this channel, at least as wide as the picture.
-pub(super) fn row<'a>(plane: &'a Plane, y: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
-    let line = |y: usize| &plane.data[y * plane.stride..][..plane.width];
+/// `width` samples of row `y` of the picture, from `left` on.
+pub(super) fn row<'a>(plane: &'a Plane, y: usize, left: usize, width: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    let samples = plane.stride.min(plane.width - plane.left);
+    let line = |y: usize| &plane.data[(y - plane.top) * plane.stride..][..samples];
     let (near, far) = match plane.is_half_down {
         false => (line(y), None),
         true => {
@@ -14,8 +15,9 @@ pub(super) fn row<'a>(plane: &'a Plane, y: usize, buffer: &'a mut Vec<u8>) -> &'
             (line(near), Some(line(far)))
         }
     };
+    let left = left - plane.left * if plane.is_half_across { 2 } else { 1 };
     match (plane.is_half_across, far) {
-        (false, None) => return near,
+        (false, None) => return &near[left..left + width],
         (false, Some(far)) => between(near, far, 1 + (y % 2) as u16, buffer),
         (true, None) => {
             let sums = near.iter().map(|near| u16::from(*near));
@@ -26,7 +28,7 @@ pub(super) fn row<'a>(plane: &'a Plane, y: usize, buffer: &'a mut Vec<u8>) -> &'
             twice::<4>(&sums.collect::<Vec<_>>(), [8, 7], buffer);
         }
     }
-    buffer
+    &buffer[left..left + width]
 }
 
 /// A row between two.

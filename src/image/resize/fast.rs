@@ -6,6 +6,7 @@
                                  they read and write through pointers")]
 
 use super::{Axes, HALF, PRECISION, Taps};
+use crate::image::scratch;
 use std::arch::x86_64::*;
 
 /// Bits of the lower part of a weight.
@@ -25,9 +26,9 @@ pub(super) fn resize(axes: &Axes) -> Option<Vec<u8>> {
     // What is written beyond a row's end belongs to nobody.
     let stride = width.next_multiple_of(LANE);
     let weights = Weights::new(&axes.columns);
-    let mut middle = vec![0; axes.source.len() / axes.stride * stride + LANE];
+    let mut middle = scratch::take(axes.source.len() / axes.stride * stride);
     let mut padded = vec![0; axes.stride + weights.beyond()];
-    for (y, out) in middle.chunks_exact_mut(stride).take(axes.source.len() / axes.stride).enumerate() {
+    for (y, out) in middle.chunks_exact_mut(stride).enumerate() {
         let from = &axes.source[y * axes.stride..];
         let row = match from.get(..padded.len()) {
             Some(row) => row,
@@ -44,6 +45,7 @@ pub(super) fn resize(axes: &Axes) -> Option<Vec<u8>> {
         // SAFETY: the processor has AVX2.
         unsafe { down(&axes.rows, y, &middle, stride, out) }
     }
+    scratch::give(middle);
     Some(out)
 }
 
@@ -122,7 +124,7 @@ fn across(taps: &Taps, weights: &Weights, row: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Output row `y` from the rows of `middle`, which are `stride` apart and have [`LANE`] bytes behind them.
+/// Output row `y` from the rows of `middle`, which are `stride` apart, a whole number of [`LANE`]s.
 #[target_feature(enable = "avx2")]
 fn down(taps: &Taps, y: usize, middle: &[u8], stride: usize, out: &mut [u8]) {
     let span = &taps.spans[y];
