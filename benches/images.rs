@@ -5,8 +5,14 @@
 
 fn main() {
     let transform = hashpipe::image::Transform::imagenet(256, 224);
-    let files: Vec<(String, Vec<u8>)> =
-        std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(|f| { let b = std::fs::read(&f).unwrap(); (f, b) }).collect();
+    let files: Vec<(String, Vec<u8>)> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .map(|f| {
+            let b = std::fs::read(&f).unwrap();
+            (f, b)
+        })
+        .collect();
     let mut best = vec![(f64::MAX, f64::MAX, f64::MAX); files.len()];
     for _ in 0..60 {
         for ((_, bytes), best) in files.iter().zip(&mut best) {
@@ -24,5 +30,11 @@ fn main() {
     }
     let n = files.len() as f64;
     let sum = best.iter().fold((0.0, 0.0, 0.0), |s, b| (s.0 + b.0, s.1 + b.1, s.2 + b.2));
-    eprintln!("decode {:.3} resize {:.3} both, part only {:.3} ms; {:.0} images/s", sum.0 / n * 1e3, sum.1 / n * 1e3, sum.2 / n * 1e3, n / sum.2);
+    eprintln!(
+        "decode {:.3} resize {:.3} both, part only {:.3} ms; {:.0} images/s",
+        sum.0 / n * 1e3,
+        sum.1 / n * 1e3,
+        sum.2 / n * 1e3,
+        n / sum.2
+    );
 }

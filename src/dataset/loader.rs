@@ -59,9 +59,9 @@ impl Examples for Images {
 /// A file that is missing or no image.
 pub fn eval_pixels(transform: &Transform, path: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read image", path, &e))?;
-    let image = decode(&bytes)
+    let cut = transform
+        .read_eval(&bytes)
         .map_err(|e| Error::data(format!("image `{}` cannot be decoded", path.display())).note(e.to_string()))?;
-    let cut = transform.eval(&image);
     let mut pixels = vec![0.0; cut.len()];
     transform.normalise(&cut, &mut pixels);
     Ok(pixels)

@@ -60,10 +60,7 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, DecodeError> {
 ///
 /// # Errors
 /// As [`decode`]; damage in other parts may go unnoticed.
-pub(super) fn decode_part(
-    bytes: &[u8],
-    part: &mut dyn FnMut(usize, usize) -> Window,
-) -> Result<Pixels, DecodeError> {
+pub(super) fn decode_part(bytes: &[u8], part: &mut dyn FnMut(usize, usize) -> Window) -> Result<Pixels, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError("the file is empty".into()));
     }

@@ -4,6 +4,7 @@ mod decode;
 #[cfg(test)]
 pub(crate) mod golden;
 mod jpeg;
+mod orientation;
 mod resize;
 mod scratch;
 mod transform;

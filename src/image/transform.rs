@@ -1,8 +1,8 @@
 //! What happens to an image before the network sees it.
 
-use super::decode::{DecodeError, decode_part};
+use super::decode::{DecodeError, decode, decode_part};
 use super::resize::{Window, needed, resize_window};
-use super::{Pixels, scratch};
+use super::{Pixels, orientation, scratch};
 use crate::error::{Error, Result as Checked};
 use crate::seeded::Stream;
 use schemars::JsonSchema;
@@ -24,6 +24,9 @@ pub struct Transform {
     /// Standard deviation of red, green and blue, divided by.
     #[serde(default = "imagenet_std")]
     pub std: [f64; 3],
+    /// Turn pictures upright as their EXIF data tells. The published experiments do not.
+    #[serde(default)]
+    pub apply_exif: bool,
 }
 
 fn imagenet_mean() -> [f64; 3] {
@@ -37,7 +40,7 @@ fn imagenet_std() -> [f64; 3] {
 impl Transform {
     /// ImageNet's usual normalisation with the given sizes.
     pub fn imagenet(resize: u32, crop: u32) -> Self {
-        Self { resize, crop, mean: imagenet_mean(), std: imagenet_std() }
+        Self { resize, crop, mean: imagenet_mean(), std: imagenet_std(), apply_exif: false }
     }
 
     /// Checks that the sizes and the normalisation make sense together.
@@ -93,12 +96,25 @@ impl Transform {
     }
 
     fn read(&self, bytes: &[u8], choose: &mut dyn FnMut(usize, usize) -> Cut) -> Result<Vec<u8>, DecodeError> {
+        if self.apply_exif && orientation::of(bytes).is_some() {
+            let image = self.open(bytes)?;
+            return Ok(self.cut(&image, choose(image.width, image.height)));
+        }
         let image = decode_part(bytes, &mut |width, height| {
             needed((width, height), self.scaled(width, height), self.window(choose(width, height)))
         })?;
         let out = self.cut(&image, choose(image.width, image.height));
         scratch::give(image.data);
         Ok(out)
+    }
+
+    /// The whole image of a file, upright if that is asked for.
+    pub fn open(&self, bytes: &[u8]) -> Result<Pixels, DecodeError> {
+        let image = decode(bytes)?;
+        match self.apply_exif.then(|| orientation::of(bytes)).flatten() {
+            Some(orientation) => orientation::apply(orientation, image),
+            None => Ok(image),
+        }
     }
 
     /// The whole image with its shorter side at `resize` pixels.

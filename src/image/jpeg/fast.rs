@@ -1,6 +1,9 @@
 //! The block transform and the colours with AVX2, to the bit as their plain twins.
-#![expect(unsafe_code, reason = "vector instructions may be called once it is known that the processor has them, and \
-                                 they read and write through pointers")]
+#![expect(
+    unsafe_code,
+    reason = "vector instructions may be called once it is known that the processor has them, and \
+                                 they read and write through pointers"
+)]
 
 use super::idct::{BETWEEN, CONSTANT, MOST, Quant};
 use super::quick::{Decoder, Plane, Scan};
@@ -37,7 +40,9 @@ pub(super) fn colours(luma: &[u8], blue: &[u8], red: &[u8], out: &mut [u8]) -> b
     assert!(blue.len() >= whole && red.len() >= whole && out.len() >= whole * 3);
     for at in (0..whole).step_by(16) {
         // SAFETY: the processor has AVX2; 16 samples of each channel and 16 pixels begin at `at`.
-        unsafe { sixteen(luma.as_ptr().add(at), blue.as_ptr().add(at), red.as_ptr().add(at), out.as_mut_ptr().add(at * 3)) }
+        unsafe {
+            sixteen(luma.as_ptr().add(at), blue.as_ptr().add(at), red.as_ptr().add(at), out.as_mut_ptr().add(at * 3))
+        }
     }
     super::colour::plain(&luma[whole..], &blue[whole..], &red[whole..], &mut out[whole * 3..]);
     true
@@ -52,7 +57,10 @@ unsafe fn transform(coefficients: &[i16; 64], factors: &[i16; 64], out: *mut u8,
     for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: eight numbers of each begin there.
         let (value, factor) = unsafe {
-            (_mm_loadu_si128(coefficients.as_ptr().add(i * 8).cast()), _mm_loadu_si128(factors.as_ptr().add(i * 8).cast()))
+            (
+                _mm_loadu_si128(coefficients.as_ptr().add(i * 8).cast()),
+                _mm_loadu_si128(factors.as_ptr().add(i * 8).cast()),
+            )
         };
         *row = _mm_mullo_epi16(value, factor);
         sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_abs_epi16(value), factor));
@@ -142,9 +150,8 @@ fn transpose(r: [__m128i; 8]) -> [__m128i; 8] {
 unsafe fn sixteen(luma: *const u8, blue: *const u8, red: *const u8, out: *mut u8) {
     // SAFETY: the caller's promise.
     let wide = |samples: *const u8| _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(samples.cast()) });
-    let channels = channels(wide(luma), wide(blue), wide(red)).map(|words| {
-        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
-    });
+    let channels = channels(wide(luma), wide(blue), wide(red))
+        .map(|words| _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words)));
     let pixels = interleave(channels);
     for (i, pixels) in pixels.into_iter().enumerate() {
         // SAFETY: the caller's promise.

@@ -2,7 +2,10 @@
 //!
 //! It tells errors by calling a function that must not return. Ours unwinds through its frames, which are compiled for
 //! that, up to [`decode`]. No other code of this crate talks to C.
-#![expect(unsafe_code, reason = "libjpeg is C: its structures are filled through pointers, all of which live in one call")]
+#![expect(
+    unsafe_code,
+    reason = "libjpeg is C: its structures are filled through pointers, all of which live in one call"
+)]
 
 use crate::image::decode::{DecodeError, check_size};
 use mozjpeg_sys as c;

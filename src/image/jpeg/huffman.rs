@@ -50,8 +50,12 @@ impl Table {
     }
 
     fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Box<Self>> {
-        let mut table =
-            Box::new(Self { entries: [Entry::default(); 1 << LOOK], ends: [0; 17], offsets: [0; 17], symbols: [0; 256] });
+        let mut table = Box::new(Self {
+            entries: [Entry::default(); 1 << LOOK],
+            ends: [0; 17],
+            offsets: [0; 17],
+            symbols: [0; 256],
+        });
         table.symbols[..symbols.len()].copy_from_slice(symbols);
         let (mut code, mut place) = (0u32, 0);
         for (length, count) in (1..).zip(counts) {

@@ -38,8 +38,7 @@ pub(super) fn block(coefficients: &[i16; 64], quant: &Quant, out: &mut [u8], str
 pub(super) fn plain(coefficients: &[i16; 64], quant: &Quant, out: &mut [u8], stride: usize) {
     let mut between = [0i32; 64];
     for column in 0..8 {
-        let dequantised =
-            from_fn(|row| i64::from(coefficients[row * 8 + column]) * i64::from(quant[row * 8 + column]));
+        let dequantised = from_fn(|row| i64::from(coefficients[row * 8 + column]) * i64::from(quant[row * 8 + column]));
         for (row, value) in pass(dequantised, CONSTANT - BETWEEN).into_iter().enumerate() {
             between[row * 8 + column] = value as i32;
         }
@@ -66,12 +65,7 @@ fn pass(c: [i64; 8], drop: u32) -> [i64; 8] {
     let z5 = (c[7] + c[3] + c[5] + c[1]) * 9633;
     let (z1, z2) = ((c[7] + c[1]) * -7373, (c[5] + c[3]) * -20995);
     let (z3, z4) = ((c[7] + c[3]) * -16069 + z5, (c[5] + c[1]) * -3196 + z5);
-    let odd = [
-        c[1] * 12299 + z1 + z4,
-        c[3] * 25172 + z2 + z3,
-        c[5] * 16819 + z2 + z4,
-        c[7] * 2446 + z1 + z3,
-    ];
+    let odd = [c[1] * 12299 + z1 + z4, c[3] * 25172 + z2 + z3, c[5] * 16819 + z2 + z4, c[7] * 2446 + z1 + z3];
     let rounded = |sum: i64| (sum + (1 << (drop - 1))) >> drop;
     from_fn(|i| rounded(if i < 4 { even[i] + odd[i] } else { even[7 - i] - odd[7 - i] }))
 }

@@ -12,10 +12,12 @@ mod header;
 mod huffman;
 mod idct;
 mod quick;
+#[cfg(test)]
+mod tests;
 mod upsample;
 
-use super::decode::{DecodeError, Pixels, check_size};
 use super::Window;
+use super::decode::{DecodeError, Pixels, check_size};
 use header::Header;
 
 /// Decodes the part of the picture that `part` chooses by its width and height, or more.

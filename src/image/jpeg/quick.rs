@@ -153,8 +153,7 @@ impl<'a> Decoder<'a> {
         let range = |start: usize, length: usize, step: usize, most: usize| {
             start.saturating_sub(MARGIN) / step..(start + length + MARGIN).div_ceil(step).min(most)
         };
-        let (columns, rows) =
-            (range(part.left, part.width, width, across), range(part.top, part.height, height, down));
+        let (columns, rows) = (range(part.left, part.width, width, across), range(part.top, part.height, height, down));
         let channels = header.components.iter().map(|component| Channel::new(header, component, &columns, &rows));
         let channels = channels.collect::<Option<Vec<_>>>()?;
         let most = header.components.iter().map(|c| c.across * c.down).sum();

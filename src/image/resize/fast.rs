@@ -2,8 +2,11 @@
 //!
 //! A weight has 23 bits, and the instruction that multiplies and adds takes 16: each weight is split in two, and the two
 //! sums are put together again. The sums are whole numbers, so nothing is lost.
-#![expect(unsafe_code, reason = "vector instructions may be called once it is known that the processor has them, and \
-                                 they read and write through pointers")]
+#![expect(
+    unsafe_code,
+    reason = "vector instructions may be called once it is known that the processor has them, and \
+                                 they read and write through pointers"
+)]
 
 use super::{Axes, HALF, PRECISION, Taps};
 use crate::image::scratch;

@@ -176,6 +176,7 @@ fn clip(sum: i32) -> u8 {
 mod tests {
     use super::*;
     use crate::seeded;
+    use proptest::prelude::*;
 
     fn noise(width: usize, height: usize) -> Pixels {
         let mut stream = seeded::stream(3, "noise", &[width as u64, height as u64]);
@@ -247,5 +248,26 @@ mod tests {
     fn flat_colour_stays_flat() {
         let image = Pixels::new(31, 57, [10, 128, 255].repeat(31 * 57));
         assert_eq!(resize_window(&image, (8, 14), whole((8, 14))), [10, 128, 255].repeat(8 * 14));
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_version_is_its_plain_twin(
+            from in (1usize..90, 1usize..90), to in (1usize..60, 1usize..60), corner in (0.0..1.0f64, 0.0..1.0f64),
+        ) {
+            let image = noise(from.0, from.1);
+            let place = |length: usize, share: f64| (length as f64 * share) as usize;
+            let (left, top) = (place(to.0, corner.0), place(to.1, corner.1));
+            let window = Window { left, top, width: to.0 - left, height: to.1 - top };
+            let axes = Axes::new(&image, to, window);
+            let plain = plain(&axes);
+            #[cfg(target_arch = "x86_64")]
+            prop_assert!(fast::resize(&axes).is_none_or(|fast| fast == plain));
+            // A part of the image that holds what is needed is enough.
+            let part = needed(from, to, window);
+            let data = cut(&image, part);
+            let part = Pixels { part, data, ..Pixels::new(from.0, from.1, vec![]) };
+            prop_assert_eq!(resize_window(&part, to, window), plain);
+        }
     }
 }
