@@ -1,40 +1,90 @@
-//! How fast image files become what a network reads: decoding, resizing to 256, the 224 in the middle, on one core.
+//! Image files to what a network reads, for `peers/images.py` to time and to compare.
 //!
-//! `benches/peers/images.py` runs this and its peers in turns. One line of JSON for each file asked for on the standard
-//! input: `{"file": .., "seconds": [..], "digest": ..}`; the digest is of the pixels.
+//! ```text
+//! images rounds FILE...          for each line of seconds on its input: works through the files for so long, on one
+//!                                thread, and prints {"images":n,"seconds":cpu}
+//! images pixels FOLDER FILE...   writes FOLDER/0.rgb, the decoded pixels, and FOLDER/0.crop, resized and cut out, and so
+//!                                on for each file; FOLDER/0.error for one that cannot be decoded
+//! ```
 
-fn main() {
-    let transform = hashpipe::image::Transform::imagenet(256, 224);
-    let files: Vec<(String, Vec<u8>)> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--"))
-        .map(|f| {
-            let b = std::fs::read(&f).unwrap();
-            (f, b)
-        })
-        .collect();
-    let mut best = vec![(f64::MAX, f64::MAX, f64::MAX); files.len()];
-    for _ in 0..60 {
-        for ((_, bytes), best) in files.iter().zip(&mut best) {
-            let t = std::time::Instant::now();
-            let image = hashpipe::image::decode(bytes).unwrap();
-            let a = t.elapsed().as_secs_f64();
-            let t = std::time::Instant::now();
-            std::hint::black_box(transform.eval(&image));
-            let b = t.elapsed().as_secs_f64();
-            let t = std::time::Instant::now();
-            std::hint::black_box(transform.read_eval(bytes).unwrap());
-            let c = t.elapsed().as_secs_f64();
-            *best = (best.0.min(a), best.1.min(b), best.2.min(c));
+#![expect(clippy::print_stdout, reason = "what it measures is read from there")]
+
+use hashpipe::error::{Error, Result};
+use hashpipe::image::{Transform, decode};
+use std::hint::black_box;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match &arguments[..] {
+        ["rounds", files @ ..] => rounds(files),
+        ["pixels", folder, files @ ..] => pixels(Path::new(folder), files),
+        // `cargo bench` calls it with other arguments.
+        _ => {
+            println!("run benches/peers/images.py");
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{}", error.render("error"));
+            ExitCode::FAILURE
         }
     }
-    let n = files.len() as f64;
-    let sum = best.iter().fold((0.0, 0.0, 0.0), |s, b| (s.0 + b.0, s.1 + b.1, s.2 + b.2));
-    eprintln!(
-        "decode {:.3} resize {:.3} both, part only {:.3} ms; {:.0} images/s",
-        sum.0 / n * 1e3,
-        sum.1 / n * 1e3,
-        sum.2 / n * 1e3,
-        n / sum.2
-    );
+}
+
+fn read(file: &str) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|e| Error::io("read", Path::new(file), &e))
+}
+
+fn rounds(files: &[&str]) -> Result<()> {
+    let files = files.iter().map(|file| read(file)).collect::<Result<Vec<_>>>()?;
+    let transform = Transform::imagenet(256, 224);
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|e| Error::io("read", Path::new("standard input"), &e))?;
+        let seconds: f64 = line.trim().parse().map_err(|_| Error::input(format!("`{line}` is no time")))?;
+        let (begin, before, mut images) = (Instant::now(), cpu_seconds(), 0);
+        while begin.elapsed().as_secs_f64() < seconds {
+            for file in &files {
+                let cut = transform.read_eval(black_box(file)).map_err(|e| Error::data(e.to_string()))?;
+                black_box(cut);
+            }
+            images += files.len();
+        }
+        let used = match (before, cpu_seconds()) {
+            (Some(before), Some(now)) => now - before,
+            _ => begin.elapsed().as_secs_f64(),
+        };
+        println!("{{\"images\":{images},\"seconds\":{used}}}");
+    }
+    Ok(())
+}
+
+/// Seconds that this thread has been on a processor, where the kernel tells.
+fn cpu_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
+}
+
+fn pixels(folder: &Path, files: &[&str]) -> Result<()> {
+    let transform = Transform::imagenet(256, 224);
+    for (number, file) in files.iter().enumerate() {
+        let write = |ending: &str, bytes: &[u8]| {
+            let path = folder.join(format!("{number}.{ending}"));
+            std::fs::write(&path, bytes).map_err(|e| Error::io("write", &path, &e))
+        };
+        let bytes = read(file)?;
+        match (decode(&bytes), transform.read_eval(&bytes)) {
+            (Ok(image), Ok(cut)) => {
+                write("rgb", &image.data)?;
+                write("crop", &cut)?;
+            }
+            (Err(error), _) | (_, Err(error)) => write("error", error.to_string().as_bytes())?,
+        }
+    }
+    Ok(())
 }

@@ -9,10 +9,6 @@ use std::array::from_fn;
 pub(super) const CONSTANT: u32 = 13;
 pub(super) const BETWEEN: u32 = 2;
 
-/// The largest sum of absolute dequantised coefficients for which nothing in the fast version exceeds 16 bits: a pass
-/// makes no value larger than 1.39 times that sum, and there are [`BETWEEN`] more bits between the passes.
-pub(super) const MOST: i32 = 5800;
-
 /// Factors of the coefficients as they lie in a block, at most 255 each.
 pub(super) type Quant = [i16; 64];
 

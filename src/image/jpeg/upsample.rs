@@ -11,7 +11,7 @@ pub(super) fn row<'a>(plane: &'a Plane, y: usize, left: usize, width: usize, buf
         false => (line(y), None),
         true => {
             let near = y / 2;
-            let far = if y % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(plane.height - 1) };
+            let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(plane.height - 1) };
             (line(near), Some(line(far)))
         }
     };
