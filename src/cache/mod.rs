@@ -8,7 +8,8 @@
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     known/coco                    what each task of this pipeline came to, attempt by attempt: a memo
 //!     digests                       path, inode, size, times -> blake3: a memo, safe to delete
-//!     shards/3c/3ccf01...           codes of parts of lists, named by what they were made from; each has a checksum
+//!     shards/3c/3ccf01...           codes and prepared images of parts of lists, named by what they were made from; each
+//!                                    has a checksum
 //!     longer/<family>/100           key of the result of 100 epochs, of keys that differ in nothing else: a memo
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs,
 //!                                   `.owner` says by whom and how far it is

@@ -1,46 +1,110 @@
 //! Images of a list, decoded and normalised ahead of the network that reads them.
 
-use super::{Augment, Batch, Examples, List};
+use super::{Augment, Batch, Examples, List, Prepared, Scale};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Transform, decode};
+use crate::image::{DecodeError, Transform};
 use crate::seeded;
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// How many batches may wait for the network, apart from the one being made.
 const AHEAD: usize = 2;
 
-/// The images of a list on disk.
+/// A list, and the folder its images are in.
+pub struct Listed {
+    pub list: List,
+    pub root: PathBuf,
+}
+
+impl Listed {
+    /// The bytes of an image file, which are those that were listed.
+    ///
+    /// # Errors
+    /// A missing file, and one that has changed.
+    pub fn bytes(&self, index: usize) -> Result<Vec<u8>> {
+        let item = &self.list.items[index];
+        let bytes = std::fs::read(self.root.join(&item.path)).map_err(|e| {
+            Error::data(format!("{} cannot be read", self.named(index)))
+                .note(e.to_string())
+                .note(format!("looked for in `{}`", self.root.display()))
+        })?;
+        if blake3::hash(&bytes).to_hex().as_str() != item.digest {
+            let message = format!("{} has changed since it was listed", self.named(index));
+            return Err(Error::new(Kind::Changed, message)
+                .hint("run again, and with `--force lists` if that does not help: the lists are then made anew"));
+        }
+        Ok(bytes)
+    }
+
+    /// What is said of an image that cannot be decoded.
+    pub fn undecodable(&self, index: usize, reason: &DecodeError) -> Error {
+        Error::data(format!("{} cannot be decoded", self.named(index))).note(reason.to_string())
+    }
+
+    fn named(&self, index: usize) -> String {
+        let path = &self.list.items[index].path;
+        format!("image `{path}` (number {} of {} in the list)", index + 1, self.list.len())
+    }
+}
+
+/// The images of a list, from their files, or as far as they are there, from prepared ones.
 pub struct Images(Arc<OnDisk>);
 
 struct OnDisk {
-    list: List,
-    root: PathBuf,
+    listed: Listed,
+    prepared: Option<Prepared>,
     transform: Transform,
+    /// Threads of their own, so that neither waits for the other's work to end: whoever decodes, and the network.
+    threads: OnceLock<Option<ThreadPool>>,
 }
 
 impl Images {
     /// The listed images, whose paths are relative to `root`. `transform` must have passed [`Transform::check`].
     pub fn new(list: List, root: PathBuf, transform: Transform) -> Self {
-        Self(Arc::new(OnDisk { list, root, transform }))
+        let listed = Listed { list, root };
+        Self(Arc::new(OnDisk { listed, prepared: None, transform, threads: OnceLock::new() }))
+    }
+
+    /// The same, with pixels from `prepared` where it has them: the same pixels.
+    ///
+    /// # Errors
+    /// Images that were prepared in another way than `transform` begins.
+    pub fn with_prepared(list: List, root: PathBuf, transform: Transform, prepared: Prepared) -> Result<Self> {
+        let (found, needed) = (prepared.scale(), Scale::of(&transform));
+        if found != needed {
+            let words = |scale: Scale| format!("`resize` {}, `apply_exif` {}", scale.resize, scale.apply_exif);
+            return Err(Error::input("the images were prepared for another transform")
+                .note(format!("prepared: {}", words(found)))
+                .note(format!("needed: {}", words(needed)))
+                .hint("give the `prepare` stage the transform's values"));
+        }
+        let listed = Listed { list, root };
+        Ok(Self(Arc::new(OnDisk { listed, prepared: Some(prepared), transform, threads: OnceLock::new() })))
+    }
+
+    /// How many images have to be decoded although there are prepared ones.
+    pub fn unprepared(&self) -> usize {
+        let missing = |prepared: &Prepared| self.0.listed.list.items.iter().filter(|item| !prepared.has(item)).count();
+        self.0.prepared.as_ref().map_or(0, missing)
     }
 }
 
 impl Examples for Images {
     fn len(&self) -> usize {
-        self.0.list.len()
+        self.0.listed.list.len()
     }
 
     fn classes(&self) -> usize {
-        self.0.list.classes.len()
+        self.0.listed.list.classes.len()
     }
 
     fn labels(&self, index: usize) -> &[u32] {
-        &self.0.list.items[index].labels
+        &self.0.listed.list.items[index].labels
     }
 
     fn side(&self) -> usize {
@@ -59,9 +123,9 @@ impl Examples for Images {
 /// A file that is missing or no image.
 pub fn eval_pixels(transform: &Transform, path: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read image", path, &e))?;
-    let image = decode(&bytes)
+    let cut = transform
+        .read_eval(&bytes)
         .map_err(|e| Error::data(format!("image `{}` cannot be decoded", path.display())).note(e.to_string()))?;
-    let cut = transform.eval(&image);
     let mut pixels = vec![0.0; cut.len()];
     transform.normalise(&cut, &mut pixels);
     Ok(pixels)
@@ -74,6 +138,8 @@ impl OnDisk {
         let outcomes: Vec<Result<()>> = pixels
             .par_chunks_exact_mut(size)
             .zip(&index)
+            // One at a time: a few large images in a row must not be one thread's alone.
+            .with_max_len(1)
             .map(|(out, index)| match stop.load(Relaxed) {
                 true => Err(Error::interrupted()),
                 false => self.prepare(*index as usize, augment, out),
@@ -85,28 +151,36 @@ impl OnDisk {
     }
 
     fn prepare(&self, index: usize, augment: Option<Augment>, out: &mut [f32]) -> Result<()> {
-        let item = &self.list.items[index];
-        let named = format!("image `{}` (number {} of {} in the list)", item.path, index + 1, self.list.len());
-        let bytes = std::fs::read(self.root.join(&item.path)).map_err(|e| {
-            Error::data(format!("{named} cannot be read"))
-                .note(e.to_string())
-                .note(format!("looked for in `{}`", self.root.display()))
-        })?;
-        if blake3::hash(&bytes).to_hex().as_str() != item.digest {
-            return Err(Error::new(Kind::Changed, format!("{named} has changed since it was listed"))
-                .hint("run again, and with `--force lists` if that does not help: the lists are then made anew"));
-        }
-        let image =
-            decode(&bytes).map_err(|e| Error::data(format!("{named} cannot be decoded")).note(e.to_string()))?;
-        let cut = match augment {
-            None => self.transform.eval(&image),
-            Some(Augment { seed, epoch, crop, flip }) => {
-                let mut stream = seeded::stream(seed, "augment", &[epoch, index as u64]);
-                self.transform.augmented(&image, &mut stream, crop, flip)
+        let item = &self.listed.list.items[index];
+        let mut drawn = augment.map(|how| (how, seeded::stream(how.seed, "augment", &[how.epoch, index as u64])));
+        let prepared = self.prepared.as_ref().map_or(Ok(None), |prepared| prepared.read(item))?;
+        let cut = match prepared {
+            Some(image) => match &mut drawn {
+                None => self.transform.eval(&image),
+                Some((how, stream)) => self.transform.augmented(&image, stream, how.crop, how.flip),
+            },
+            None => {
+                let bytes = self.listed.bytes(index)?;
+                let cut = match &mut drawn {
+                    None => self.transform.read_eval(&bytes),
+                    Some((how, stream)) => self.transform.read_augmented(&bytes, stream, how.crop, how.flip),
+                };
+                cut.map_err(|e| self.listed.undecodable(index, &e))?
             }
         };
         self.transform.normalise(&cut, out);
         Ok(())
+    }
+
+    /// Runs `work` on the threads that decode: as many as the caller's pool has.
+    fn on_own_threads<R: Send>(&self, threads: usize, work: impl FnOnce() -> R + Send) -> R {
+        let build =
+            || ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("images-{i}")).build().ok();
+        match self.threads.get_or_init(build) {
+            Some(pool) => pool.install(work),
+            // A system that gives no more threads: those that there are will do.
+            None => work(),
+        }
     }
 }
 
@@ -122,7 +196,9 @@ impl Ahead {
         let (sender, batches) = sync_channel(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let worker = std::thread::spawn(move || make(&images, order, augment, &seen, &sender));
+        let threads = rayon::current_num_threads();
+        let work = move || make(&images, threads, order, augment, &seen, &sender);
+        let worker = std::thread::spawn(work);
         Self { batches: Some(batches), worker: Some(worker), stop }
     }
 }
@@ -130,13 +206,14 @@ impl Ahead {
 /// Sends every batch until one fails or nobody wants them any more.
 fn make(
     images: &OnDisk,
+    threads: usize,
     order: Vec<Vec<u32>>,
     augment: Option<Augment>,
     stop: &AtomicBool,
     sender: &SyncSender<Result<Batch>>,
 ) {
     for index in order {
-        let batch = images.batch(index, augment, stop);
+        let batch = images.on_own_threads(threads, || images.batch(index, augment, stop));
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;

@@ -7,13 +7,15 @@ mod faults;
 mod list;
 mod loader;
 mod location;
+mod prepared;
 mod shards;
 pub mod source;
 
 pub use breach::queries_in_database;
 pub use list::{Item, List};
-pub use loader::{Images, eval_pixels};
+pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;
+pub use prepared::{Prepared, Scale, Writer, is_part};
 
 /// Labelled images ready for a network: all that training and encoding know of a data set.
 pub trait Examples: Sync {

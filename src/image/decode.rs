@@ -1,10 +1,11 @@
 //! An image file's bytes to RGB pixels, whatever the format, as Pillow's `convert("RGB")`.
 //!
 //! The format is told by the content, never by the file's name. Alpha is dropped, not blended; grey and palette images
-//! become RGB; 16-bit samples are scaled to 8 bits; EXIF orientation is ignored, as Pillow and the reference ignore it.
+//! become RGB; of 16-bit colours the upper 8 bits are kept, and 16-bit greys above 255 become 255, as Pillow has it.
+//! EXIF orientation is ignored, as Pillow and the reference ignore it, unless it is asked for.
 
-use super::jpeg;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use super::{Window, jpeg};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// The most pixels an image may have; above it Pillow speaks of a decompression bomb.
@@ -15,15 +16,24 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 /// The widest pixel that a decoder may need while it works: four channels of 32-bit floats.
 const WIDEST_PIXEL: u64 = 16;
 
-/// A decoded image.
+/// A decoded image, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
-    /// Columns, at least 1.
+    /// Columns of the whole image, at least 1.
     pub width: usize,
-    /// Rows, at least 1.
+    /// Rows of the whole image, at least 1.
     pub height: usize,
-    /// `[height, width, 3]`: red, green and blue, row-major.
+    /// The part of it that `data` holds.
+    pub part: Window,
+    /// `[part.height, part.width, 3]`: red, green and blue, row-major.
     pub data: Vec<u8>,
+}
+
+impl Pixels {
+    /// A whole image.
+    pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
+        Self { width, height, part: Window { left: 0, top: 0, width, height }, data }
+    }
 }
 
 /// Why bytes are not an image, in words for a person.
@@ -43,13 +53,21 @@ impl std::error::Error for DecodeError {}
 /// # Errors
 /// Any other content, damaged or cut-off data, and images of more than [`MAX_PIXELS`].
 pub fn decode(bytes: &[u8]) -> Result<Pixels, DecodeError> {
+    decode_part(bytes, &mut |width, height| Window { left: 0, top: 0, width, height })
+}
+
+/// Decodes at least the part of an image that `part` chooses by its width and height.
+///
+/// # Errors
+/// As [`decode`]; damage in other parts may go unnoticed.
+pub(super) fn decode_part(bytes: &[u8], part: &mut dyn FnMut(usize, usize) -> Window) -> Result<Pixels, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError("the file is empty".into()));
     }
     let format =
         image::guess_format(bytes).map_err(|_| DecodeError("not a JPEG, PNG, BMP, GIF, TIFF or WebP image".into()))?;
     if format == ImageFormat::Jpeg {
-        return jpeg::decode(bytes);
+        return jpeg::decode(bytes, part);
     }
     decode_other(bytes, format).map_err(|e| DecodeError(e.to_string()))?
 }
@@ -75,8 +93,25 @@ fn decode_other(bytes: &[u8], format: ImageFormat) -> image::ImageResult<Result<
     if let Err(refused) = check_size(width.into(), height.into()) {
         return Ok(Err(refused));
     }
-    let rgb = DynamicImage::from_decoder(decoder)?.into_rgb8();
-    Ok(Ok(Pixels { width: rgb.width() as usize, height: rgb.height() as usize, data: rgb.into_raw() }))
+    let is_grey = matches!(decoder.original_color_type(), ExtendedColorType::L16);
+    let image = DynamicImage::from_decoder(decoder)?;
+    let data = match image {
+        // Pillow's mode for these has no upper end, and its way to 8 bits is to cut.
+        DynamicImage::ImageLuma16(grey) => spread(grey.pixels().map(|p| p.0[0].min(255) as u8)),
+        DynamicImage::ImageLumaA16(grey) if is_grey => spread(grey.pixels().map(|p| p.0[0].min(255) as u8)),
+        DynamicImage::ImageLumaA16(grey) => spread(grey.pixels().map(|p| (p.0[0] >> 8) as u8)),
+        DynamicImage::ImageRgb16(rgb) => rgb.pixels().flat_map(|p| p.0.map(|sample| (sample >> 8) as u8)).collect(),
+        DynamicImage::ImageRgba16(rgba) => {
+            rgba.pixels().flat_map(|p| [p.0[0], p.0[1], p.0[2]].map(|sample| (sample >> 8) as u8)).collect()
+        }
+        other => other.into_rgb8().into_raw(),
+    };
+    Ok(Ok(Pixels::new(width as usize, height as usize, data)))
+}
+
+/// Greys as red, green and blue.
+fn spread(greys: impl Iterator<Item = u8>) -> Vec<u8> {
+    greys.flat_map(|grey| [grey; 3]).collect()
 }
 
 #[cfg(test)]
@@ -130,9 +165,18 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_are_scaled() {
-        let deep = ImageBuffer::from_pixel(4, 4, Rgb([65535u16, 257 * 128, 0]));
-        assert_eq!(decode(&encode(deep, ImageFormat::Png)).unwrap().data[..3], [255, 128, 0]);
+    fn sixteen_bits_become_eight_as_pillow_has_it() {
+        for format in [ImageFormat::Png, ImageFormat::Tiff] {
+            let deep = ImageBuffer::from_pixel(4, 4, Rgb([65535u16, 256 * 128 + 255, 255]));
+            assert_eq!(decode(&encode(deep, format)).unwrap().data[..3], [255, 128, 0]);
+            let clear = ImageBuffer::from_pixel(4, 4, Rgba([256u16, 513, 65535, 0]));
+            assert_eq!(decode(&encode(clear, format)).unwrap().data[..3], [1, 2, 255]);
+            let grey = ImageBuffer::from_fn(4, 4, |x, _| Luma([[7u16, 255, 256, 65535][x as usize]]));
+            let cut = decode(&encode(grey, format)).unwrap().data;
+            assert_eq!(cut[..12], [7, 7, 7, 255, 255, 255, 255, 255, 255, 255, 255, 255]);
+        }
+        let grey = ImageBuffer::from_pixel(4, 4, LumaA([0x1234u16, 0]));
+        assert_eq!(decode(&encode(grey, ImageFormat::Png)).unwrap().data[..3], [0x12; 3]);
     }
 
     #[test]

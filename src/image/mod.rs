@@ -4,7 +4,9 @@ mod decode;
 #[cfg(test)]
 pub(crate) mod golden;
 mod jpeg;
+mod orientation;
 mod resize;
+mod scratch;
 mod transform;
 
 pub use decode::{DecodeError, MAX_PIXELS, Pixels, decode};

@@ -1,8 +1,9 @@
 //! What happens to an image before the network sees it.
 
-use super::Pixels;
-use super::resize::{Window, resize_window};
-use crate::error::{Error, Result};
+use super::decode::{DecodeError, decode, decode_part};
+use super::resize::{Window, needed, resize_window};
+use super::{Pixels, orientation, scratch};
+use crate::error::{Error, Result as Checked};
 use crate::seeded::Stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct Transform {
     /// Standard deviation of red, green and blue, divided by.
     #[serde(default = "imagenet_std")]
     pub std: [f64; 3],
+    /// Turn pictures upright as their EXIF data tells. The published experiments do not.
+    #[serde(default)]
+    pub apply_exif: bool,
 }
 
 fn imagenet_mean() -> [f64; 3] {
@@ -36,14 +40,14 @@ fn imagenet_std() -> [f64; 3] {
 impl Transform {
     /// ImageNet's usual normalisation with the given sizes.
     pub fn imagenet(resize: u32, crop: u32) -> Self {
-        Self { resize, crop, mean: imagenet_mean(), std: imagenet_std() }
+        Self { resize, crop, mean: imagenet_mean(), std: imagenet_std(), apply_exif: false }
     }
 
     /// Checks that the sizes and the normalisation make sense together.
     ///
     /// # Errors
     /// A crop that does not fit into the resized image, sizes out of range, a zero or non-finite normalisation.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Checked<()> {
         let sizes = 8..=4096;
         if !sizes.contains(&self.resize) || !sizes.contains(&self.crop) {
             return Err(Error::input(format!("`resize` is {} and `crop` is {}", self.resize, self.crop))
@@ -63,25 +67,60 @@ impl Transform {
 
     /// The image as evaluation sees it: resized, the centre cut out. `[crop, crop, 3]`.
     pub fn eval(&self, image: &Pixels) -> Vec<u8> {
-        let (width, height) = self.scaled(image);
-        let crop = self.crop as usize;
-        self.cut(image, centre(width - crop), centre(height - crop))
+        self.cut(image, self.centre(image.width, image.height))
     }
 
     /// The image as training sees it: resized, cut out at random, mirrored half of the time. `[crop, crop, 3]`.
     pub fn augmented(&self, image: &Pixels, stream: &mut Stream, crop: bool, flip: bool) -> Vec<u8> {
-        let (width, height) = self.scaled(image);
-        let spare = (width - self.crop as usize, height - self.crop as usize);
-        // All three draws are always made: whether one is used does not change the others.
-        let (left, top, mirrored) = (stream.below(spare.0 + 1), stream.below(spare.1 + 1), stream.unit() < 0.5);
-        let mut out = match crop {
-            true => self.cut(image, left, top),
-            false => self.cut(image, centre(spare.0), centre(spare.1)),
-        };
-        if flip && mirrored {
-            mirror(&mut out, self.crop as usize);
+        self.cut(image, self.draw(image.width, image.height, stream, crop, flip))
+    }
+
+    /// The same as [`eval`](Self::eval) from a file's bytes, of which only what it needs is decoded.
+    pub fn read_eval(&self, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        self.read(bytes, &mut |width, height| self.centre(width, height))
+    }
+
+    /// The same as [`augmented`](Self::augmented) from a file's bytes, of which only what it needs is decoded.
+    pub fn read_augmented(
+        &self,
+        bytes: &[u8],
+        stream: &mut Stream,
+        crop: bool,
+        flip: bool,
+    ) -> Result<Vec<u8>, DecodeError> {
+        // Drawn once only, also when a decoder asks again.
+        let mut drawn = None;
+        self.read(bytes, &mut |width, height| {
+            *drawn.get_or_insert_with(|| self.draw(width, height, stream, crop, flip))
+        })
+    }
+
+    fn read(&self, bytes: &[u8], choose: &mut dyn FnMut(usize, usize) -> Cut) -> Result<Vec<u8>, DecodeError> {
+        if self.apply_exif && orientation::of(bytes).is_some() {
+            let image = self.open(bytes)?;
+            return Ok(self.cut(&image, choose(image.width, image.height)));
         }
-        out
+        let image = decode_part(bytes, &mut |width, height| {
+            needed((width, height), self.scaled(width, height), self.window(choose(width, height)))
+        })?;
+        let out = self.cut(&image, choose(image.width, image.height));
+        scratch::give(image.data);
+        Ok(out)
+    }
+
+    /// The whole image of a file, upright if that is asked for.
+    pub fn open(&self, bytes: &[u8]) -> Result<Pixels, DecodeError> {
+        let image = decode(bytes)?;
+        match self.apply_exif.then(|| orientation::of(bytes)).flatten() {
+            Some(orientation) => orientation::apply(orientation, image),
+            None => Ok(image),
+        }
+    }
+
+    /// The whole image with its shorter side at `resize` pixels.
+    pub fn resized(&self, image: &Pixels) -> Pixels {
+        let (width, height) = self.scaled(image.width, image.height);
+        Pixels::new(width, height, resize_window(image, (width, height), Window { left: 0, top: 0, width, height }))
     }
 
     /// Pixels `[crop, crop, 3]` to the network's numbers `[3, crop, crop]`: (value / 255 - mean) / std.
@@ -97,19 +136,54 @@ impl Transform {
     }
 
     /// Width and height after resizing: the shorter side exactly, the longer one cut to whole pixels, as torchvision.
-    fn scaled(&self, image: &Pixels) -> (usize, usize) {
+    fn scaled(&self, width: usize, height: usize) -> (usize, usize) {
         let short = self.resize as usize;
-        // No `resize == image.width` case: the formula then gives the size the image has.
-        match image.width <= image.height {
-            true => (short, short * image.height / image.width),
-            false => (short * image.width / image.height, short),
+        // No case for the right size already: the formula then gives the size the image has.
+        match width <= height {
+            true => (short, short * height / width),
+            false => (short * width / height, short),
         }
     }
 
-    fn cut(&self, image: &Pixels, left: usize, top: usize) -> Vec<u8> {
-        let side = self.crop as usize;
-        resize_window(image, self.scaled(image), Window { left, top, width: side, height: side })
+    /// Pixels that the resized image has more than the crop, across and down.
+    fn spare(&self, width: usize, height: usize) -> (usize, usize) {
+        let (width, height) = self.scaled(width, height);
+        (width - self.crop as usize, height - self.crop as usize)
     }
+
+    fn centre(&self, width: usize, height: usize) -> Cut {
+        let spare = self.spare(width, height);
+        Cut { left: centre(spare.0), top: centre(spare.1), mirrored: false }
+    }
+
+    fn draw(&self, width: usize, height: usize, stream: &mut Stream, crop: bool, flip: bool) -> Cut {
+        let spare = self.spare(width, height);
+        // All three draws are always made: whether one is used does not change the others.
+        let (left, top, mirrored) = (stream.below(spare.0 + 1), stream.below(spare.1 + 1), stream.unit() < 0.5);
+        let place = if crop { Cut { left, top, mirrored: false } } else { self.centre(width, height) };
+        Cut { mirrored: flip && mirrored, ..place }
+    }
+
+    fn window(&self, cut: Cut) -> Window {
+        let side = self.crop as usize;
+        Window { left: cut.left, top: cut.top, width: side, height: side }
+    }
+
+    fn cut(&self, image: &Pixels, cut: Cut) -> Vec<u8> {
+        let mut out = resize_window(image, self.scaled(image.width, image.height), self.window(cut));
+        if cut.mirrored {
+            mirror(&mut out, self.crop as usize);
+        }
+        out
+    }
+}
+
+/// Where a square is cut out of the resized image, and whether it is mirrored then.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    left: usize,
+    top: usize,
+    mirrored: bool,
 }
 
 /// Half of the spare pixels; a half pixel goes to the even side, as Python's `round` does.
@@ -133,24 +207,20 @@ mod tests {
     use super::*;
     use crate::seeded;
 
-    fn blank(width: usize, height: usize) -> Pixels {
-        Pixels { width, height, data: vec![0; width * height * 3] }
-    }
-
     /// Red tells the column, green the row.
     fn ramp(width: usize, height: usize) -> Pixels {
         let data = (0..width * height).flat_map(|i| [(i % width) as u8, (i / width) as u8, 7]).collect();
-        Pixels { width, height, data }
+        Pixels::new(width, height, data)
     }
 
     #[test]
     fn the_longer_side_is_truncated() {
         let transform = Transform::imagenet(256, 224);
-        assert_eq!(transform.scaled(&blank(500, 375)), (341, 256));
-        assert_eq!(transform.scaled(&blank(427, 640)), (256, 383));
-        assert_eq!(transform.scaled(&blank(640, 594)), (275, 256));
-        assert_eq!(transform.scaled(&blank(300, 256)), (300, 256));
-        assert_eq!(transform.scaled(&blank(256, 256)), (256, 256));
+        assert_eq!(transform.scaled(500, 375), (341, 256));
+        assert_eq!(transform.scaled(427, 640), (256, 383));
+        assert_eq!(transform.scaled(640, 594), (275, 256));
+        assert_eq!(transform.scaled(300, 256), (300, 256));
+        assert_eq!(transform.scaled(256, 256), (256, 256));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::contract::{agree, readable};
 use super::shelf::{Part, Parts, Shelf};
-use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work};
-use crate::dataset::{Images, List};
+use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work, prepared};
+use crate::dataset::List;
 use crate::error::Result;
 use crate::model::{self, weights};
 use crate::retrieval::{self, Codes, Header, Provenance};
@@ -18,6 +18,8 @@ pub(super) struct Encode {
     model: Ref,
     /// The images.
     list: Ref,
+    /// Prepared images to read instead of the files, an output of a `prepare` stage.
+    prepared: Option<Ref>,
     /// Images the network sees at once.
     #[serde(default = "batch")]
     #[schemars(range(min = 1, max = 65_536))]
@@ -31,7 +33,7 @@ fn batch() -> usize {
 impl Describe for Encode {
     const NAME: &'static str = "encode";
     /// Raised also when stored parts of codes are no longer what would be made.
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Turn every image of a list into a binary code";
 }
 
@@ -95,7 +97,7 @@ impl Encode {
         let (network, card) = weights::load(cx.path(&self.model)?, &device)?;
         // Parts outlive a task that fails, and are believed for this digest.
         cx.check_unchanged(&self.model)?;
-        let images = Images::new(list.clone(), cx.images(&self.list)?.to_path_buf(), card.transform);
+        let images = prepared::open(cx, list.clone(), &self.list, self.prepared.as_ref(), card.transform)?;
         model::encode(&network, &images, parts.batches(self.batch)?, &device, &mut |index, logits| {
             for (position, outputs) in index.iter().zip(logits.chunks_exact(card.bits)) {
                 parts.push(outputs).map_err(|e| e.note(format!("image {} of `{}`", position + 1, self.list.0)))?;

@@ -1,8 +1,8 @@
 //! `[infer.*]`: single images through the exported files, compared with the trained network.
 
 use super::contract::agree;
-use super::{Ctx, Describe, Ref, Stage};
-use crate::dataset::{Examples as _, Images, List};
+use super::{Ctx, Describe, Ref, Stage, prepared};
+use crate::dataset::{Examples as _, List};
 use crate::error::{Error, Kind, Result};
 use crate::model::{self, HashModel, weights};
 use crate::npy;
@@ -29,6 +29,8 @@ pub(super) struct Infer {
     exported_codes: String,
     /// Images to look up.
     list: Ref,
+    /// Prepared images to read instead of the files, an output of a `prepare` stage.
+    prepared: Option<Ref>,
     /// The list of the database.
     database: Ref,
     /// How many images to look up, from the top of the list.
@@ -47,7 +49,7 @@ fn count() -> usize {
 
 impl Describe for Infer {
     const NAME: &'static str = "infer";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Look single images up with the exported files, and compare with the trained network";
 }
 
@@ -67,7 +69,7 @@ impl Stage for Infer {
         let (codes, _) = retrieval::read(cx.path(&self.codes)?)?;
         let stored = read_codes(&files.join(format!("{}_code_{}.npy", self.exported_codes, card.bits)))?;
         let queries = List::read(cx.path(&self.list)?)?;
-        let images = Images::new(queries.clone(), cx.images(&self.list)?.to_path_buf(), card.transform);
+        let images = prepared::open(cx, queries.clone(), &self.list, self.prepared.as_ref(), card.transform)?;
         let database = List::read(cx.path(&self.database)?)?;
         let total = self.images.min(queries.items.len());
         let mut lines = String::new();

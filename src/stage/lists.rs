@@ -172,6 +172,25 @@ mod tests {
     }
 
     #[test]
+    fn broken_images_are_an_error_or_left_out_and_counted() {
+        let desk = desk();
+        std::fs::write(desk.path("images/database/15.bmp"), "not an image").unwrap();
+        let refused = desk.run("lists", params("published", None));
+        let text = refused.error().render("error");
+        assert!(text.contains("image `database/15.bmp` cannot be read") && text.contains("d.txt:4:1"), "{text}");
+
+        let mut skipping = params("published", None);
+        skipping["dataset"]["on_error"] = "skip".into();
+        let ended = desk.run("lists", skipping).ok();
+        let told = "1 of 15 images cannot be decoded and are left out of the lists: `database/15.bmp` (";
+        assert!(ended.warnings()[0].starts_with(told), "{:?}", ended.warnings());
+        assert!(ended.warnings()[0].ends_with("not a JPEG, PNG, BMP, GIF, TIFF or WebP image"));
+        let list = List::read(&ended.path("database")).unwrap();
+        let numbers: Vec<&str> = list.items.iter().map(|item| item.path.as_str()).collect();
+        assert_eq!(numbers, [12, 13, 14, 16, 17, 18, 19].map(|number| format!("database/{number}.bmp")));
+    }
+
+    #[test]
     fn lists_that_lie_are_not_published() {
         let desk = desk();
         let ended: Ended = desk.run("lists", params("published", None)).ok();

@@ -13,6 +13,8 @@ mod infer;
 mod lists;
 mod param;
 mod plain;
+mod prepare;
+mod prepared;
 mod protocol;
 mod reference;
 mod registry;

@@ -2,7 +2,8 @@
 
 use super::{Describe, Shape, Stage};
 use super::{
-    command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, train::Train,
+    command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, prepare::Prepare,
+    train::Train,
 };
 use figment::Figment;
 use figment::providers::Serialized;
@@ -11,6 +12,7 @@ use serde_json::Value;
 /// The kinds of stages, in the order data flows.
 pub static STAGES: &[Kind] = &[
     kind::<Lists>(),
+    kind::<Prepare>(),
     kind::<Train>(),
     kind::<Encode>(),
     kind::<Evaluate>(),

@@ -1,8 +1,8 @@
 //! `[train.*]`: a hashing network learns from a list.
 
 use super::contract::{agree, readable};
-use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name};
-use crate::dataset::{Images, List};
+use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared};
+use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
@@ -22,6 +22,8 @@ use std::path::Path;
 pub(super) struct Train {
     /// The list to learn from.
     list: Ref,
+    /// Prepared images to read instead of the files, an output of a `prepare` stage.
+    prepared: Option<Ref>,
     /// Length of the codes.
     #[schemars(range(min = 1, max = 1024))]
     bits: usize,
@@ -106,7 +108,7 @@ fn transform() -> Transform {
 
 impl Describe for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Train a hashing network";
 }
 
@@ -157,7 +159,7 @@ impl Stage for Train {
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let list = List::read(cx.path(&self.list)?)?;
         let classes = list.classes.clone();
-        let images = Images::new(list, cx.images(&self.list)?.to_path_buf(), self.transform.clone());
+        let images = prepared::open(cx, list, &self.list, self.prepared.as_ref(), self.transform.clone())?;
         let pretrained = self.pretrained.as_ref().map(|file| cx.path(file)).transpose()?.map(ToOwned::to_owned);
         let (given, shorter) = (self.given(cx)?, shorter(cx));
         let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());

@@ -41,7 +41,7 @@ fn libjpeg(bytes: &[u8]) -> Pixels {
     let mut image = mozjpeg::Decompress::new_mem(bytes).unwrap().rgb().unwrap();
     let (width, height) = (image.width(), image.height());
     let data: Vec<[u8; 3]> = image.read_scanlines().unwrap();
-    Pixels { width, height, data: data.concat() }
+    Pixels::new(width, height, data.concat())
 }
 
 fn ours(bytes: &[u8]) -> Pixels {

@@ -1,7 +1,7 @@
 //! `name = "files"`: three list files of the field, as HashNet and its followers publish them.
 
 use super::rows::{self, Rows};
-use super::{Digests, Progress, Source, Splits, verify};
+use super::{Digests, OnError, Progress, Source, Splits, verify};
 use crate::dataset::{Item, Location};
 use crate::error::{Error, Place, Result};
 use schemars::JsonSchema;
@@ -27,6 +27,9 @@ pub struct Files {
     /// Whether the protocol has the training images in the database too; if this is not said, either is right.
     #[serde(default)]
     pub train_in_database: Option<bool>,
+    /// What happens to an image that cannot be decoded: `error`, or `skip` to leave it out of all lists.
+    #[serde(default)]
+    pub on_error: OnError,
 }
 
 impl Source for Files {
@@ -64,9 +67,9 @@ impl Source for Files {
         let (lists, classes) = self.parse(project)?;
         let images = Distinct::of(&lists);
         let root = self.root.resolve(project);
-        let digests = verify::digests(&root, &images.paths, &|i| images.place(i), progress)?;
+        let (digests, note) = verify::digests(&root, &images.paths, &|i| images.place(i), self.on_error, progress)?;
         let [train, query, database] = [0, 1, 2].map(|list| items(&lists[list], &digests));
-        Ok(Splits::new(classes, train, query, database))
+        Ok(Splits::new(classes, train, query, database).with_note(note))
     }
 }
 
@@ -143,12 +146,11 @@ impl<'a> Distinct<'a> {
 }
 
 fn items(list: &Rows, digests: &Digests) -> Vec<Item> {
-    let item = |row: &rows::Row| Item {
-        path: row.path.clone(),
-        labels: row.labels.clone(),
-        digest: digests[row.path.as_str()].clone(),
+    let item = |row: &rows::Row| {
+        let digest = digests.get(row.path.as_str())?.clone();
+        Some(Item { path: row.path.clone(), labels: row.labels.clone(), digest })
     };
-    list.rows.iter().map(item).collect()
+    list.rows.iter().filter_map(item).collect()
 }
 
 #[cfg(test)]
@@ -175,7 +177,10 @@ mod tests {
         }
         let at = |path: &str| Location(path.to_string());
         let (train, query, database) = (at("train.txt"), at("query.txt"), at("database.txt"));
-        (folder, Files { train, query, database, root: at("pictures"), classes: None, train_in_database: None })
+        (folder, {
+            let root = at("pictures");
+            Files { train, query, database, root, classes: None, train_in_database: None, on_error: OnError::Error }
+        })
     }
 
     fn build(folder: &tempfile::TempDir, files: &Files) -> Result<Splits> {
@@ -251,7 +256,8 @@ mod tests {
         };
         let [train, query, database, root] =
             ["lists/train.txt", "lists/test.txt", "lists/database.txt", "images"].map(|path| Location(path.into()));
-        let files = Files { train, query, database, root, classes: None, train_in_database: None };
+        let files =
+            Files { train, query, database, root, classes: None, train_in_database: None, on_error: OnError::Error };
         assert_eq!(files.files(&folder).unwrap().len(), 13 + 3);
         let splits = files.build(&folder, Path::new("unused"), &mut |_, _| Ok(())).unwrap();
         assert_eq!((splits.train.len(), splits.query.len(), splits.database.len()), (9, 4, 13));

@@ -4,7 +4,7 @@
 //! permutation depends on the seed and the class's name only. The lists are then shuffled: one sorted by class would
 //! bias every ranking with ties.
 
-use super::{Digests, Progress, Source, Splits, rows, verify};
+use super::{Digests, OnError, Progress, Source, Splits, rows, verify};
 use crate::dataset::faults::Faults;
 use crate::dataset::{Item, Location};
 use crate::error::{Error, Place, Result};
@@ -38,6 +38,9 @@ pub struct Folders {
     /// Which images are drawn.
     #[serde(default)]
     pub seed: u64,
+    /// What happens to an image that cannot be decoded: `error`, or `skip` to leave it out of all lists.
+    #[serde(default)]
+    pub on_error: OnError,
 }
 
 fn root_itself() -> Vec<String> {
@@ -88,15 +91,15 @@ impl Source for Folders {
         let distinct = split.clone().into_paths();
         let paths: Vec<&str> = distinct.iter().map(String::as_str).collect();
         let place = |i: usize| Place::Path(root.join(paths[i]).display().to_string());
-        let digests = verify::digests(&root, &paths, &place, progress)?;
+        let (digests, note) = verify::digests(&root, &paths, &place, self.on_error, progress)?;
         let list = |purpose: &str, members: &[Member]| {
-            let mut items: Vec<Item> = members.iter().map(|member| member.item(&digests)).collect();
+            let mut items: Vec<Item> = members.iter().filter_map(|member| member.item(&digests)).collect();
             seeded::stream(self.seed, purpose, &[]).shuffle(&mut items);
             items
         };
         let (train, query) = (list("order of train", &split.train), list("order of query", &split.query));
         let database = list("order of database", &split.database);
-        Ok(Splits::new(split.classes, train, query, database))
+        Ok(Splits::new(split.classes, train, query, database).with_note(note))
     }
 }
 
@@ -108,9 +111,9 @@ struct Member {
 }
 
 impl Member {
-    fn item(&self, digests: &Digests) -> Item {
-        let digest = digests[self.path.as_str()].clone();
-        Item { path: self.path.clone(), labels: vec![self.class], digest }
+    fn item(&self, digests: &Digests) -> Option<Item> {
+        let digest = digests.get(self.path.as_str())?.clone();
+        Some(Item { path: self.path.clone(), labels: vec![self.class], digest })
     }
 }
 
@@ -279,6 +282,7 @@ mod tests {
             }
         }
         let folders = Folders {
+            on_error: OnError::Error,
             root: Location("data".into()),
             folders: vec!["train".into(), "test".into()],
             query_per_class: 2,

@@ -9,6 +9,8 @@ mod verify;
 use super::{Item, List, breach};
 use crate::choices;
 use crate::error::Result;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +86,12 @@ impl Splits {
         splits
     }
 
+    /// The same with one more thing to tell.
+    fn with_note(mut self, note: Option<String>) -> Self {
+        self.notes.extend(note);
+        self
+    }
+
     /// What makes the lists measure something else than retrieval of unknown images, each with count and examples.
     pub fn breaches(&self, train_in_database: Option<bool>) -> Vec<String> {
         breach::among(&self.train, &self.query, &self.database, train_in_database)
@@ -107,8 +115,19 @@ impl Splits {
     }
 }
 
-/// Digests by path, for lists that share images.
+/// Digests by path, for lists that share images. Images that are left out have none.
 type Digests<'a> = BTreeMap<&'a str, String>;
+
+/// What happens to an image that cannot be decoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// It is an error, which names all of them.
+    #[default]
+    Error,
+    /// It is in no list, as if it had never been listed, so that every image of a list has a code; a warning counts them.
+    Skip,
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Reads every listed image once: its digest, or what is wrong with it.
 
-use super::{Digests, Progress};
+use super::{Digests, OnError, Progress};
 use crate::error::{Error, Place, Result};
 use crate::image::decode;
 use rayon::prelude::*;
@@ -13,16 +13,18 @@ const LISTED: usize = 1000;
 /// Images between two calls of `progress`.
 const CHUNK: usize = 256;
 
-/// Decodes the images `paths` under `root`, each listed once. `place` tells where an image is listed.
+/// Decodes the images `paths` under `root`, each listed once. `place` tells where an image is listed. Returns also what
+/// there is to tell of images that are left out.
 ///
 /// # Errors
-/// One error for all images that are missing or cannot be decoded; and what `progress` returns.
+/// One error for all images that are missing, or cannot be decoded and are not left out; and what `progress` returns.
 pub(super) fn digests<'a>(
     root: &Path,
     paths: &[&'a str],
     place: &dyn Fn(usize) -> Place,
+    on_error: OnError,
     progress: Progress,
-) -> Result<Digests<'a>> {
+) -> Result<(Digests<'a>, Option<String>)> {
     let total = paths.len() as u64;
     let (mut digests, mut faults) = (Digests::new(), vec![]);
     progress(0, total)?;
@@ -36,7 +38,29 @@ pub(super) fn digests<'a>(
         }
         progress((chunk * CHUNK + paths.len()) as u64, total)?;
     }
-    report(root, paths, place, &faults).map_or(Ok(digests), Err)
+    let mut left_out = vec![];
+    if on_error == OnError::Skip {
+        (left_out, faults) = faults.into_iter().partition(|(_, fault)| matches!(fault, Fault::Broken(_)));
+    }
+    let note = || skipped(paths, place, &left_out);
+    report(root, paths, place, &faults).map_or_else(|| Ok((digests, note())), Err)
+}
+
+/// What is told of images that are left out.
+fn skipped(paths: &[&str], place: &dyn Fn(usize) -> Place, faults: &[(usize, Fault)]) -> Option<String> {
+    let named: Vec<String> = faults
+        .iter()
+        .take(SHOWN)
+        .map(|(i, fault)| match fault {
+            Fault::Missing => format!("`{}`", paths[*i]),
+            Fault::Broken(words) => format!("`{}` ({}): {words}", paths[*i], place(*i).short()),
+        })
+        .collect();
+    let more = if faults.len() > SHOWN { ", ..." } else { "" };
+    (!faults.is_empty()).then(|| {
+        let (count, total, named) = (faults.len(), paths.len(), named.join(", "));
+        format!("{count} of {total} images cannot be decoded and are left out of the lists: {named}{more}")
+    })
 }
 
 /// Checks that the images exist, without reading them.
@@ -107,7 +131,7 @@ mod tests {
             std::fs::write(folder.path().join(name), "not an image").unwrap();
         }
         let place = |i: usize| Place::Path(format!("entry {i}"));
-        let error = digests(folder.path(), &paths, &place, &mut |_, _| Ok(())).unwrap_err();
+        let error = digests(folder.path(), &paths, &place, OnError::Error, &mut |_, _| Ok(())).unwrap_err();
         let shown = error.render("error");
         for expected in [
             "error: image `00.jpg` is missing\n  --> entry 0\n",
@@ -134,7 +158,8 @@ mod tests {
     #[test]
     fn progress_can_stop_the_work() {
         let place = |_: usize| Place::Path("x".into());
-        let stopped = digests(Path::new("/nowhere"), &["a.jpg"], &place, &mut |_, _| Err(Error::interrupted()));
+        let stopped =
+            digests(Path::new("/nowhere"), &["a.jpg"], &place, OnError::Skip, &mut |_, _| Err(Error::interrupted()));
         assert_eq!(stopped.unwrap_err().kind(), crate::error::Kind::Interrupted);
     }
 }

@@ -4,13 +4,16 @@
 //! rows first, rounded to 8 bits, then columns. Weights are 22-bit fixed point. Each output pixel is independent of the
 //! others, so leaving out what the crop discards changes nothing. Source: `libImaging/Resample.c` of Pillow 13.
 
+#[cfg(target_arch = "x86_64")]
+mod fast;
+
 use super::Pixels;
 
 /// Fractional bits of a weight: 32 bits less 8 for the sample and 2 for the sum's head-room.
 const PRECISION: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// A rectangle in the resized image, in pixels.
+/// A rectangle in an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     pub left: usize,
@@ -21,24 +24,77 @@ pub struct Window {
 
 /// Returns the window `[height, width, 3]` of the image resized to `scaled` (width, height).
 ///
-/// The window must lie inside the resized image, and neither may be empty.
+/// The window must lie inside the resized image, neither may be empty, and the image must hold [`needed`].
 pub fn resize_window(image: &Pixels, scaled: (usize, usize), window: Window) -> Vec<u8> {
-    debug_assert!(window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1);
-    let columns = Taps::new(image.width, scaled.0, window.left, window.width);
-    let rows = Taps::new(image.height, scaled.1, window.top, window.height);
-    let first = rows.spans.first().map_or(0, |span| span.start);
-    let end = rows.spans.last().map_or(0, |span| span.start + span.count);
-
-    let stride = window.width * 3;
-    let mut middle = vec![0; (end - first) * stride];
-    let source = &image.data[first * image.width * 3..];
-    for (row, out) in source.chunks_exact(image.width * 3).zip(middle.chunks_exact_mut(stride)) {
-        columns.across(row, out);
+    if scaled == (image.width, image.height) {
+        return cut(image, window);
     }
-    let mut out = vec![0; window.height * stride];
+    let axes = Axes::new(image, scaled, window);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(out) = fast::resize(&axes) {
+        return out;
+    }
+    plain(&axes)
+}
+
+/// The part of an image of this size that a window of the resized image is made of.
+pub(super) fn needed(size: (usize, usize), scaled: (usize, usize), window: Window) -> Window {
+    if scaled == size {
+        return window;
+    }
+    // The first and the last pixel of the window are made of the first and the last of its source.
+    let ends = |from: usize, to: usize, first: usize, count: usize| {
+        let (first, last) = (Taps::new(from, to, first, 1), Taps::new(from, to, first + count - 1, 1));
+        let start = first.spans[0].start;
+        (start, last.spans[0].start + last.spans[0].count - start)
+    };
+    let (left, width) = ends(size.0, scaled.0, window.left, window.width);
+    let (top, height) = ends(size.1, scaled.1, window.top, window.height);
+    Window { left, top, width, height }
+}
+
+/// The window of an image as it is.
+fn cut(image: &Pixels, window: Window) -> Vec<u8> {
+    let (left, top) = (window.left - image.part.left, window.top - image.part.top);
+    let rows = image.data.chunks_exact(image.part.width * 3).skip(top).take(window.height);
+    rows.flat_map(|row| &row[left * 3..][..window.width * 3]).copied().collect()
+}
+
+/// One resize: its source, and its weights in both directions.
+struct Axes<'a> {
+    columns: Taps,
+    rows: Taps,
+    /// From the first row that has a weight to the last.
+    source: &'a [u8],
+    /// Bytes from one row of it to the next.
+    stride: usize,
+}
+
+impl<'a> Axes<'a> {
+    fn new(image: &'a Pixels, scaled: (usize, usize), window: Window) -> Self {
+        debug_assert!(window.left + window.width <= scaled.0 && window.top + window.height <= scaled.1);
+        let mut columns = Taps::new(image.width, scaled.0, window.left, window.width);
+        let mut rows = Taps::new(image.height, scaled.1, window.top, window.height);
+        let first = rows.spans.first().map_or(0, |span| span.start);
+        let end = rows.spans.last().map_or(0, |span| span.start + span.count);
+        columns.spans.iter_mut().for_each(|span| span.start -= image.part.left);
+        rows.spans.iter_mut().for_each(|span| span.start -= first);
+        let (stride, top) = (image.part.width * 3, image.part.top);
+        Self { columns, rows, source: &image.data[(first - top) * stride..(end - top) * stride], stride }
+    }
+}
+
+/// The resize as Pillow's source has it.
+fn plain(axes: &Axes) -> Vec<u8> {
+    let stride = axes.columns.spans.len() * 3;
+    let mut middle = vec![0; axes.source.len() / axes.stride * stride];
+    for (row, out) in axes.source.chunks_exact(axes.stride).zip(middle.chunks_exact_mut(stride)) {
+        axes.columns.across(row, out);
+    }
+    let mut out = vec![0; axes.rows.spans.len() * stride];
     let mut sums = vec![0; stride];
     for (y, out) in out.chunks_exact_mut(stride).enumerate() {
-        rows.down(y, &middle, first, &mut sums, out);
+        axes.rows.down(y, &middle, &mut sums, out);
     }
     out
 }
@@ -91,12 +147,12 @@ impl Taps {
         }
     }
 
-    /// Output row `y` from the rows of `middle`, whose first row is number `first` of the source.
-    fn down(&self, y: usize, middle: &[u8], first: usize, sums: &mut [i32], out: &mut [u8]) {
+    /// Output row `y` from the rows of `middle`.
+    fn down(&self, y: usize, middle: &[u8], sums: &mut [i32], out: &mut [u8]) {
         let span = &self.spans[y];
         let stride = out.len();
         sums.fill(HALF);
-        let rows = middle[(span.start - first) * stride..].chunks_exact(stride);
+        let rows = middle[span.start * stride..].chunks_exact(stride);
         for (row, weight) in rows.zip(&self.weights[span.weight..][..span.count]) {
             for (sum, sample) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*sample) * weight;
@@ -120,10 +176,11 @@ fn clip(sum: i32) -> u8 {
 mod tests {
     use super::*;
     use crate::seeded;
+    use proptest::prelude::*;
 
     fn noise(width: usize, height: usize) -> Pixels {
         let mut stream = seeded::stream(3, "noise", &[width as u64, height as u64]);
-        Pixels { width, height, data: (0..width * height * 3).map(|_| stream.bits() as u8).collect() }
+        Pixels::new(width, height, (0..width * height * 3).map(|_| stream.bits() as u8).collect())
     }
 
     fn whole(scaled: (usize, usize)) -> Window {
@@ -189,7 +246,28 @@ mod tests {
 
     #[test]
     fn flat_colour_stays_flat() {
-        let image = Pixels { width: 31, height: 57, data: [10, 128, 255].repeat(31 * 57) };
+        let image = Pixels::new(31, 57, [10, 128, 255].repeat(31 * 57));
         assert_eq!(resize_window(&image, (8, 14), whole((8, 14))), [10, 128, 255].repeat(8 * 14));
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_version_is_its_plain_twin(
+            from in (1usize..90, 1usize..90), to in (1usize..60, 1usize..60), corner in (0.0..1.0f64, 0.0..1.0f64),
+        ) {
+            let image = noise(from.0, from.1);
+            let place = |length: usize, share: f64| (length as f64 * share) as usize;
+            let (left, top) = (place(to.0, corner.0), place(to.1, corner.1));
+            let window = Window { left, top, width: to.0 - left, height: to.1 - top };
+            let axes = Axes::new(&image, to, window);
+            let plain = plain(&axes);
+            #[cfg(target_arch = "x86_64")]
+            prop_assert!(fast::resize(&axes).is_none_or(|fast| fast == plain));
+            // A part of the image that holds what is needed is enough.
+            let part = needed(from, to, window);
+            let data = cut(&image, part);
+            let part = Pixels { part, data, ..Pixels::new(from.0, from.1, vec![]) };
+            prop_assert_eq!(resize_window(&part, to, window), plain);
+        }
     }
 }
