@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static MEMORY: hashpipe::memory::Memory = hashpipe::memory::Memory::new();
+
 fn main() -> ExitCode {
     match hashpipe::cli::run() {
         Ok(code) => ExitCode::from(code),
