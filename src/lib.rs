@@ -9,6 +9,7 @@ pub mod amounts;
 pub mod choices;
 pub mod device;
 pub mod error;
+pub mod memory;
 pub mod names;
 pub mod process;
 pub mod seeded;

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Planning makes millions of small texts.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static MEMORY: hashpipe::memory::Memory = hashpipe::memory::Memory::new();
 
 fn main() -> ExitCode {
     match hashpipe::cli::run() {

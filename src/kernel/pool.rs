@@ -1,26 +1,31 @@
-//! Max pooling of any window and stride, without padding: candle has no gradient where they differ.
+//! Max pooling of any window and stride, without padding, of maps `[height, width, channels]`.
+//!
+//! It is part of a convolution's operation (`conv.rs`), which pools each image while it is in the cache. candle has no
+//! gradient where window and stride differ.
 
-use super::host::{host, values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use super::simd::{Simd, Task, dispatch};
+use candle_core::{Result, bail};
 
-/// `[n, c, h, w]` to `[n, c, oh, ow]`, as PyTorch's `max_pool2d`; of equal maxima the first takes the gradient.
+/// Window and stride, as PyTorch's `max_pool2d`; of equal maxima the first takes the gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct MaxPool2d {
     pub kernel: usize,
     pub stride: usize,
 }
 
-/// Planes that one task takes at least.
-const PLANES: usize = 16;
+/// Channels that are looked at together: the compiler makes vectors of them.
+const LANES: usize = 16;
 
-/// Sizes of one plane, before and after.
-#[derive(Clone, Copy)]
-struct Plane {
+/// Sizes of one map, before and after.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pooling {
+    kernel: usize,
+    stride: usize,
     height: usize,
     width: usize,
-    out_height: usize,
-    out_width: usize,
+    channels: usize,
+    pub(super) out_height: usize,
+    pub(super) out_width: usize,
 }
 
 impl MaxPool2d {
@@ -29,153 +34,208 @@ impl MaxPool2d {
         Some(side.checked_sub(self.kernel)?.checked_div(self.stride)? + 1)
     }
 
-    fn plane(&self, (n, c, height, width): (usize, usize, usize, usize)) -> Result<Plane> {
-        let fits = self.kernel > 0 && n * c > 0;
+    /// Of maps of this size.
+    pub(super) fn of(&self, height: usize, width: usize, channels: usize) -> Result<Pooling> {
+        // A place in the window has to fit a byte.
+        let fits = (1..=16).contains(&self.kernel) && channels > 0;
         match (self.outputs(height), self.outputs(width)) {
-            (Some(out_height), Some(out_width)) if fits => Ok(Plane { height, width, out_height, out_width }),
-            _ => bail!("max_pool2d: a window of {self:?} does not fit {:?}", (n, c, height, width)),
+            (Some(out_height), Some(out_width)) if fits => {
+                let &Self { kernel, stride } = self;
+                Ok(Pooling { kernel, stride, height, width, channels, out_height, out_width })
+            }
+            _ => bail!("max_pool2d: a window of {self:?} does not fit {height} x {width} maps of {channels} channels"),
+        }
+    }
+}
+
+impl Pooling {
+    /// Visits every output's pixel and its window's first pixel, as numbers of pixels.
+    fn windows(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let Self { stride, width, out_height, out_width, .. } = *self;
+        (0..out_height).flat_map(move |y| (0..out_width).map(move |x| (y * out_width + x, (y * width + x) * stride)))
+    }
+
+    /// Maxima of one map; with `winners`, where in its window each was found.
+    pub(super) fn forward(&self, xs: &[f32], ys: &mut [f32], winners: Option<&mut [u8]>) {
+        dispatch(Forward { pooling: self, xs, ys, winners });
+    }
+
+    #[inline(always)]
+    fn pool<const NOTED: bool>(&self, xs: &[f32], ys: &mut [f32], winners: &mut [u8]) {
+        let Self { kernel, width, channels, .. } = *self;
+        for (place, corner) in self.windows() {
+            for channel in (0..channels).step_by(LANES) {
+                let lanes = LANES.min(channels - channel);
+                let (mut most, mut winner) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
+                for i in 0..kernel * kernel {
+                    let at = (corner + i / kernel * width + i % kernel) * channels + channel;
+                    if lanes == LANES {
+                        let numbers: &[f32; LANES] = xs[at..].first_chunk().expect("the window is in the map");
+                        take_larger::<NOTED>(&mut most, &mut winner, numbers, i as u32);
+                    } else {
+                        let mut numbers = [f32::NEG_INFINITY; LANES];
+                        numbers[..lanes].copy_from_slice(&xs[at..at + lanes]);
+                        take_larger::<NOTED>(&mut most, &mut winner, &numbers, i as u32);
+                    }
+                }
+                let at = place * channels + channel;
+                ys[at..at + lanes].copy_from_slice(&most[..lanes]);
+                if NOTED {
+                    let winner = winner.map(|i| i as u8);
+                    winners[at..at + lanes].copy_from_slice(&winner[..lanes]);
+                }
+            }
         }
     }
 
-    /// The maximum over rows of the window first, then along it.
-    fn forward_plane(&self, plane: Plane, xs: &[f32], rows: &mut [f32], out: &mut [f32]) {
-        for (oy, line) in out.chunks_exact_mut(plane.out_width).enumerate() {
-            let mut window = xs[oy * self.stride * plane.width..].chunks_exact(plane.width).take(self.kernel);
-            rows.copy_from_slice(window.next().expect("the window fits the plane"));
-            for row in window {
-                rows.iter_mut().zip(row).for_each(|(max, &x)| *max = larger(*max, x));
-            }
-            for (ox, value) in line.iter_mut().enumerate() {
-                let start = ox * self.stride;
-                *value = rows[start + 1..start + self.kernel].iter().fold(rows[start], |max, &x| larger(max, x));
-            }
-        }
+    /// Gives each output's gradient to the winner of its window; with `relu`, only if the output is above 0.
+    pub(super) fn backward(&self, ys: &[f32], upstream: &[f32], winners: &[u8], relu: bool, dx: &mut [f32]) {
+        dispatch(Backward { pooling: self, ys, upstream, winners, relu, dx });
     }
 
-    /// Adds each output's gradient to the first number of its window that equals it.
-    fn backward_plane(&self, plane: Plane, xs: &[f32], ys: &[f32], upstream: &[f32], dx: &mut [f32]) {
-        for (place, (&y, &up)) in ys.iter().zip(upstream).enumerate() {
-            let (oy, ox) = (place / plane.out_width, place % plane.out_width);
-            let corner = oy * self.stride * plane.width + ox * self.stride;
-            for row in (0..self.kernel).map(|ky| corner + ky * plane.width) {
-                let window = &xs[row..row + self.kernel];
-                if let Some(kx) = window.iter().position(|&x| x == y || x.is_nan()) {
-                    dx[row + kx] += up;
-                    break;
+    #[inline(always)]
+    fn scatter(&self, ys: &[f32], upstream: &[f32], winners: &[u8], relu: bool, dx: &mut [f32]) {
+        let Self { kernel, width, channels, height, .. } = *self;
+        dx[..height * width * channels].fill(0.0);
+        for (place, corner) in self.windows() {
+            for channel in (0..channels).step_by(LANES) {
+                let lanes = LANES.min(channels - channel);
+                let at = place * channels + channel;
+                let (mut up, mut winner) = ([0f32; LANES], [u32::MAX; LANES]);
+                for i in 0..lanes {
+                    up[i] = if !relu || ys[at + i] > 0.0 { upstream[at + i] } else { 0.0 };
+                    winner[i] = u32::from(winners[at + i]);
+                }
+                for i in 0..kernel * kernel {
+                    let at = (corner + i / kernel * width + i % kernel) * channels + channel;
+                    let to = &mut dx[at..at + lanes];
+                    if let Some(to) = to.first_chunk_mut::<LANES>() {
+                        add_if_won(to, &up, &winner, i as u32);
+                    } else {
+                        let mut numbers = [0.0; LANES];
+                        numbers[..lanes].copy_from_slice(to);
+                        add_if_won(&mut numbers, &up, &winner, i as u32);
+                        to.copy_from_slice(&numbers[..lanes]);
+                    }
                 }
             }
         }
     }
 }
 
-/// The larger of two numbers; NaN is larger than any, as in PyTorch.
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a || b.is_nan() { b } else { a }
+struct Forward<'a> {
+    pooling: &'a Pooling,
+    xs: &'a [f32],
+    ys: &'a mut [f32],
+    winners: Option<&'a mut [u8]>,
 }
 
-impl CustomOp1 for MaxPool2d {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
-    }
+impl Task for Forward<'_> {
+    type Output = ();
 
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, c, height, width) = layout.shape().dims4()?;
-        let plane = self.plane((n, c, height, width))?;
-        let mut out = vec![0.0; n * c * plane.out_height * plane.out_width];
-        out.par_chunks_exact_mut(plane.out_height * plane.out_width)
-            .zip(values(xs, layout)?.par_chunks_exact(height * width))
-            .with_min_len(PLANES)
-            .for_each_init(|| vec![0.0; width], |rows, (out, xs)| self.forward_plane(plane, xs, rows, out));
-        Ok((CpuStorage::F32(out), (n, c, plane.out_height, plane.out_width).into()))
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        match self.winners {
+            Some(winners) => self.pooling.pool::<true>(self.xs, self.ys, winners),
+            None => self.pooling.pool::<false>(self.xs, self.ys, &mut []),
+        }
     }
+}
 
-    fn bwd(&self, xs: &Tensor, ys: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let plane = self.plane(xs.dims4()?)?;
-        let upstream = upstream.contiguous()?;
-        let (xs_host, ys_host, up_host) = (host(xs), host(ys), host(&upstream));
-        let (len, out_len) = (plane.height * plane.width, plane.out_height * plane.out_width);
-        let mut dx = vec![0.0; xs.elem_count()];
-        let outputs = ys_host.values()?.par_chunks_exact(out_len).zip(up_host.values()?.par_chunks_exact(out_len));
-        (dx.par_chunks_exact_mut(len), xs_host.values()?.par_chunks_exact(len), outputs)
-            .into_par_iter()
-            .with_min_len(PLANES)
-            .for_each(|(dx, xs, (ys, up))| self.backward_plane(plane, xs, ys, up, dx));
-        Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))
+struct Backward<'a> {
+    pooling: &'a Pooling,
+    ys: &'a [f32],
+    upstream: &'a [f32],
+    winners: &'a [u8],
+    relu: bool,
+    dx: &'a mut [f32],
+}
+
+impl Task for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { pooling, ys, upstream, winners, relu, dx } = self;
+        pooling.scatter(ys, upstream, winners, relu, dx);
+    }
+}
+
+/// The larger numbers so far, and where they were found; NaN is larger than any, as in PyTorch.
+#[inline(always)]
+fn take_larger<const NOTED: bool>(most: &mut [f32; LANES], winner: &mut [u32; LANES], xs: &[f32; LANES], place: u32) {
+    for i in 0..LANES {
+        let larger = xs[i] > most[i] || xs[i].is_nan();
+        most[i] = if larger { xs[i] } else { most[i] };
+        if NOTED {
+            winner[i] = if larger { place } else { winner[i] };
+        }
+    }
+}
+
+#[inline(always)]
+fn add_if_won(to: &mut [f32; LANES], up: &[f32; LANES], winner: &[u32; LANES], place: u32) {
+    for i in 0..LANES {
+        to[i] += if winner[i] == place { up[i] } else { 0.0 };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{close, gradients, on_threads, tensor};
-    use candle_core::{Device, Var};
+    use crate::kernel::testing::uniform;
+    use proptest::prelude::*;
 
-    const SHAPES: [([usize; 4], usize, usize); 6] = [
-        ([3, 5, 13, 13], 3, 2),
-        ([1, 40, 7, 9], 3, 2),
-        ([2, 3, 8, 8], 2, 2),
-        ([2, 3, 9, 7], 2, 3),
-        ([5, 1, 5, 5], 5, 1),
-        ([1, 1, 1, 1], 1, 1),
-    ];
-
-    /// The maximum of the window's shifted copies, which candle can differentiate where no two are equal.
-    fn by_slices(xs: &Tensor, kernel: usize, stride: usize) -> Tensor {
-        let side = |side: usize| (side - kernel) / stride + 1;
-        let (_, _, h, w) = xs.dims4().unwrap();
-        let pick = |offset: usize, outputs: usize| {
-            let places: Vec<u32> = (0..outputs).map(|o| (o * stride + offset) as u32).collect();
-            Tensor::from_vec(places, outputs, &Device::Cpu).unwrap()
+    /// By definition: the first largest number of each window.
+    fn by_definition(pooling: &Pooling, xs: &[f32]) -> (Vec<f32>, Vec<usize>) {
+        let Pooling { kernel, width, channels, .. } = *pooling;
+        let windows = pooling.windows().flat_map(|(_, corner)| (0..channels).map(move |channel| (corner, channel)));
+        let largest = |(corner, channel): (usize, usize)| {
+            let places = (0..kernel * kernel).map(|i| (corner + i / kernel * width + i % kernel) * channels + channel);
+            let first = places.reduce(|best, at| if xs[at] > xs[best] { at } else { best }).unwrap();
+            (xs[first], first)
         };
-        let shifted = |place: usize| {
-            let rows = xs.index_select(&pick(place / kernel, side(h)), 2).unwrap();
-            rows.index_select(&pick(place % kernel, side(w)), 3).unwrap()
-        };
-        (1..kernel * kernel).map(shifted).fold(shifted(0), |max, next| max.maximum(&next).unwrap())
+        windows.map(largest).unzip()
     }
 
-    #[test]
-    fn agrees_with_candle_forward_and_backward() {
-        for (shape, kernel, stride) in SHAPES {
-            let xs = Var::from_tensor(&tensor(1, &shape[..])).unwrap();
-            let ours = xs.apply_op1(MaxPool2d { kernel, stride }).unwrap();
-            let plain = by_slices(&xs, kernel, stride);
-            close(&ours, &plain, 0.0);
-            let vars = [xs];
-            close(&gradients(&ours, &vars)[0], &gradients(&plain, &vars)[0], 1e-6);
+    proptest! {
+        #[test]
+        fn the_first_largest_number_is_taken_and_gets_the_gradient(
+            (height, width, channels) in (1usize..12, 1usize..12, 1usize..40),
+            (kernel, stride) in (1usize..5, 1usize..4),
+            relu in any::<bool>(),
+        ) {
+            let Ok(pooling) = (MaxPool2d { kernel, stride }).of(height, width, channels) else { return Ok(()) };
+            // Few different numbers, so that there are equal ones.
+            let xs: Vec<f32> = uniform(1, height * width * channels).iter().map(|x| (x * 3.0).round()).collect();
+            let (expected, firsts) = by_definition(&pooling, &xs);
+            let (mut ys, mut again) = (vec![0.0; expected.len()], vec![0.0; expected.len()]);
+            let mut winners = vec![0; ys.len()];
+            pooling.forward(&xs, &mut ys, Some(&mut winners));
+            pooling.forward(&xs, &mut again, None);
+            prop_assert!(ys == expected && again == expected);
+
+            let up = uniform(2, ys.len());
+            let (mut dx, mut expected) = (vec![9.0; xs.len()], vec![0.0; xs.len()]);
+            pooling.backward(&ys, &up, &winners, relu, &mut dx);
+            for (i, &first) in firsts.iter().enumerate() {
+                expected[first] += if relu && ys[i] <= 0.0 { 0.0 } else { up[i] };
+            }
+            prop_assert_eq!(dx, expected);
         }
-    }
-
-    #[test]
-    fn the_first_of_equal_maxima_takes_the_gradient() {
-        let xs = Var::from_tensor(&Tensor::ones((1, 1, 3, 5), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
-        let ys = xs.apply_op1(MaxPool2d { kernel: 3, stride: 2 }).unwrap();
-        let grads = ys.sum_all().unwrap().backward().unwrap();
-        let dx: Vec<f32> = grads.get(&xs).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        assert_eq!(dx, [1., 0., 1., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.]);
     }
 
     #[test]
     fn nan_shows_through() {
-        let xs = Tensor::new(&[[[[1f32, f32::NAN], [3.0, 2.0]]]], &Device::Cpu).unwrap();
-        let ys = xs.apply_op1(MaxPool2d { kernel: 2, stride: 2 }).unwrap();
-        assert!(ys.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0].is_nan());
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit() {
-        for (shape, kernel, stride) in SHAPES {
-            on_threads(|| {
-                let xs = [Var::from_tensor(&tensor(1, &shape[..])).unwrap()];
-                let ys = xs[0].apply_op1(MaxPool2d { kernel, stride }).unwrap();
-                vec![gradients(&ys, &xs).remove(0), ys]
-            });
-        }
+        let pooling = MaxPool2d { kernel: 2, stride: 2 }.of(2, 2, 1).unwrap();
+        let mut ys = [0.0];
+        pooling.forward(&[1.0, f32::NAN, 3.0, 2.0], &mut ys, None);
+        assert!(ys[0].is_nan());
     }
 
     #[test]
     fn a_window_that_does_not_fit_is_an_error() {
-        let pool = |kernel, stride| tensor(1, (1, 1, 4, 4)).apply_op1(MaxPool2d { kernel, stride });
+        let pool = |kernel, stride| MaxPool2d { kernel, stride }.of(4, 4, 1);
         assert!(pool(5, 1).is_err() && pool(0, 1).is_err() && pool(2, 0).is_err() && pool(4, 9).is_ok());
     }
 }

@@ -1,8 +1,10 @@
 //! The update of momentum SGD with L2, in place.
 
-use super::host::{values, values_mut};
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use super::host::{host, values_mut};
+use super::simd::{Simd, Task, dispatch};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 /// Numbers that one task takes; every number is updated for itself, so the cut changes nothing.
 const CHUNK: usize = 1 << 15;
@@ -12,58 +14,75 @@ pub fn momentum_step(p: &Tensor, g: &Tensor, v: &Tensor, momentum: f32, decay: f
     if p.dims() != g.dims() || p.dims() != v.dims() {
         bail!("sgd: parameter {:?}, gradient {:?}, momentum {:?}", p.dims(), g.dims(), v.dims());
     }
-    v.inplace_op3(&g.contiguous()?, p, &Velocity { momentum, decay })?;
-    p.inplace_op2(v, &Descent { lr })
+    let g = g.contiguous()?;
+    v.inplace_op1(&Velocity { p, g: host(&g).values()?, rates: Rates { momentum, decay, lr } })
 }
 
-/// `v <- momentum v + (g + decay p)`.
-struct Velocity {
+/// The numbers of the formula.
+#[derive(Clone, Copy)]
+struct Rates {
     momentum: f32,
     decay: f32,
+    lr: f32,
 }
 
-impl InplaceOp3 for Velocity {
+/// Changes the velocity, and within that the parameter: both in one pass over them.
+struct Velocity<'a> {
+    p: &'a Tensor,
+    g: &'a [f32],
+    rates: Rates,
+}
+
+impl InplaceOp1 for Velocity<'_> {
     fn name(&self) -> &'static str {
         "sgd-velocity"
     }
 
-    fn cpu_fwd(
-        &self,
-        v: &mut CpuStorage,
-        v_layout: &Layout,
-        g: &CpuStorage,
-        g_layout: &Layout,
-        p: &CpuStorage,
-        p_layout: &Layout,
-    ) -> Result<()> {
-        let (v, g, p) = (values_mut(v, v_layout)?, values(g, g_layout)?, values(p, p_layout)?);
-        (v.par_chunks_mut(CHUNK), g.par_chunks(CHUNK), p.par_chunks(CHUNK)).into_par_iter().for_each(|(v, g, p)| {
-            for ((v, g), p) in v.iter_mut().zip(g).zip(p) {
-                *v = self.momentum * *v + (g + self.decay * p);
-            }
-        });
-        Ok(())
+    fn cpu_fwd(&self, v: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let v = Mutex::new(values_mut(v, layout)?);
+        self.p.inplace_op1(&Descent { v, g: self.g, rates: self.rates })
     }
 }
 
-/// `p <- p - lr v`.
-struct Descent {
-    lr: f32,
+/// The whole update; the lock is for nobody, but lets the operation change the velocity.
+struct Descent<'a> {
+    v: Mutex<&'a mut [f32]>,
+    g: &'a [f32],
+    rates: Rates,
 }
 
-impl InplaceOp2 for Descent {
+impl InplaceOp1 for Descent<'_> {
     fn name(&self) -> &'static str {
         "sgd-descent"
     }
 
-    fn cpu_fwd(&self, p: &mut CpuStorage, p_layout: &Layout, v: &CpuStorage, v_layout: &Layout) -> Result<()> {
-        let (p, v) = (values_mut(p, p_layout)?, values(v, v_layout)?);
-        p.par_chunks_mut(CHUNK).zip(v.par_chunks(CHUNK)).for_each(|(p, v)| {
-            for (p, v) in p.iter_mut().zip(v) {
-                *p -= self.lr * v;
-            }
-        });
+    fn cpu_fwd(&self, p: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let p = values_mut(p, layout)?;
+        let mut v = self.v.lock().unwrap_or_else(PoisonError::into_inner);
+        (p.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK), self.g.par_chunks(CHUNK))
+            .into_par_iter()
+            .for_each(|(p, v, g)| dispatch(Update { p, v, g, rates: self.rates }));
         Ok(())
+    }
+}
+
+struct Update<'a> {
+    p: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a [f32],
+    rates: Rates,
+}
+
+impl Task for Update<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Rates { momentum, decay, lr } = self.rates;
+        for ((p, v), g) in self.p.iter_mut().zip(self.v).zip(self.g) {
+            *v = momentum * *v + (g + decay * *p);
+            *p -= lr * *v;
+        }
     }
 }
 

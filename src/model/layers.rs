@@ -3,10 +3,10 @@
 use super::net::Mode;
 use super::parameters::{Init, Parameters};
 use crate::error::Result;
-use crate::kernel;
+use crate::kernel::{self, GradientSink};
 use candle_core::{Tensor, Var};
 
-/// A convolution with bias and ReLU.
+/// A convolution with bias, ReLU and whatever else its operation says.
 pub(super) struct Conv {
     weight: Var,
     bias: Var,
@@ -32,16 +32,12 @@ impl Conv {
     }
 
     pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op)
+        self.op.apply(xs, &value(&self.weight, mode), &value(&self.bias, mode))
     }
 }
 
-/// Rows that a linear layer takes at once outside training. Smaller costs reading the weights more often; larger, work
-/// for rows that are not there when there is one image only.
-const BLOCK: usize = 32;
-
 /// A linear layer with bias, and ReLU where asked.
-pub(super) struct Linear {
+pub struct Linear {
     weight: Var,
     bias: Var,
     op: kernel::Linear,
@@ -61,29 +57,17 @@ impl Linear {
     fn new(params: &mut Parameters, name: &str, shape: [usize; 2], init: Init, relu: bool) -> Result<Self> {
         let weight = params.add(format!("{name}.weight"), &shape, init)?;
         let bias = params.add(format!("{name}.bias"), &shape[..1], Init::Zero)?;
-        Ok(Self { weight, bias, op: kernel::Linear { relu } })
+        Ok(Self { weight, bias, op: kernel::Linear { relu, sink: Some(GradientSink::default()) } })
+    }
+
+    /// The weights with the gradient that the last backward pass kept from candle.
+    pub(super) fn kept_gradient(&self) -> Option<(&Var, Tensor)> {
+        Some((&self.weight, self.op.sink.as_ref()?.get()?))
     }
 
     pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let (weight, bias) = (value(&self.weight, mode), value(&self.bias, mode));
-        match mode {
-            Mode::Train { .. } => xs.apply_op3(&weight, &bias, self.op),
-            Mode::Eval => in_blocks(xs, |block| block.apply_op3(&weight, &bias, self.op)),
-        }
+        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op.clone())
     }
-}
-
-/// Passes rows on in blocks of one size, the last filled up with zeros: in which order a product is added up depends on
-/// its size, and an image's code must not depend on how many others are encoded with it.
-fn in_blocks(xs: &Tensor, layer: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Tensor> {
-    let rows = xs.dim(0)?;
-    let block = |start: usize| {
-        let count = BLOCK.min(rows - start);
-        let filled = xs.narrow(0, start, count)?.pad_with_zeros(0, 0, BLOCK - count)?.contiguous()?;
-        layer(&filled)?.narrow(0, 0, count)
-    };
-    let blocks = (0..rows).step_by(BLOCK).map(block).collect::<candle_core::Result<Vec<_>>>()?;
-    Tensor::cat(&blocks, 0)
 }
 
 /// A parameter as the mode needs it: outside training nothing is recorded, and memory is freed layer by layer.
@@ -92,6 +76,11 @@ fn value(var: &Var, mode: Mode) -> Tensor {
         Mode::Eval => var.as_detached_tensor(),
         Mode::Train { .. } => var.as_tensor().clone(),
     }
+}
+
+/// Maps `[n, h, w, c]` as rows of numbers in the order of torchvision's weights: channel after channel.
+pub(super) fn flatten(maps: &Tensor) -> candle_core::Result<Tensor> {
+    maps.permute((0, 3, 1, 2))?.flatten_from(1)?.contiguous()
 }
 
 /// Dropout in training; `layer` tells the places of one network apart.

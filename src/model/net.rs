@@ -5,6 +5,7 @@ use super::layers::Linear;
 use super::parameters::{Parameters, Source, draw};
 use super::tensor_error;
 use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 /// The hash layer's name, which its parameters' names begin with.
@@ -61,6 +62,19 @@ impl HashModel {
     /// Logits `[n, bits]` of images `[n, 3, side, side]`.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         self.hash.forward(&self.backbone.features(xs, mode)?, mode)
+    }
+
+    /// Gradients of all parameters, of a loss on the logits of the last forward pass.
+    ///
+    /// Those of linear layers lie in memory that the next backward pass uses again.
+    pub fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {
+        let mut gradients = loss.backward()?;
+        for linear in self.backbone.linears().iter().chain([&self.hash]) {
+            if let Some((weight, gradient)) = linear.kept_gradient() {
+                gradients.insert(weight, gradient);
+            }
+        }
+        Ok(gradients)
     }
 
     /// The images' pixels as the tensor that `forward` takes.

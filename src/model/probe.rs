@@ -62,6 +62,6 @@ impl Probe {
         let logits = self.model.forward(&self.images, Mode::Train { seed: 1, step: self.steps })?;
         let loss = self.loss.forward(&logits, &self.labels, &self.index, Step { epoch: 1 })?;
         // No update at all would be optimised for; one that matters could make the weights anything.
-        self.optimizer.step(&loss.backward()?, 1e-6)
+        self.optimizer.step(&self.model.backward(&loss)?, 1e-6)
     }
 }

@@ -216,7 +216,7 @@ impl<'a> Training<'a> {
             let place = format!("step {} of {}", step + 1, self.data.steps());
             return Err(self.diverged(&format!("the loss became {value}"), epoch, &place).into());
         }
-        self.optimizer.step(&loss.backward()?, epoch.factor)?;
+        self.optimizer.step(&self.model.backward(&loss)?, epoch.factor)?;
         Ok(value)
     }
 

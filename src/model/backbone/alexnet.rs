@@ -2,8 +2,8 @@
 
 use super::{Backbone, BuildBackbone, check_dropout};
 use crate::error::{Error, Result};
-use crate::kernel::{Conv2d, MaxPool2d};
-use crate::model::layers::{Conv, Filters, Linear, dropout};
+use crate::kernel::{Conv2d, Input, MaxPool2d};
+use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
 use crate::model::net::Mode;
 use crate::model::parameters::Parameters;
 use candle_core::Tensor;
@@ -47,7 +47,7 @@ const CONVOLUTIONS: [(usize, usize, usize, usize, usize, bool); 5] = [
 ];
 
 struct Network {
-    convolutions: Vec<(Conv, bool)>,
+    convolutions: Vec<Conv>,
     /// `classifier.1` and `classifier.4`.
     linears: [Linear; 2],
     dropout: f64,
@@ -76,9 +76,10 @@ impl BuildBackbone for AlexNet {
         self.check(side)?;
         let (mut convolutions, mut channels) = (vec![], 3);
         for (position, count, side, stride, padding, pooled) in CONVOLUTIONS {
-            let op = Conv2d { stride, padding, relu: true, need_dx: position > 0 };
+            let input = if position == 0 { Input::Images } else { Input::Maps };
+            let op = Conv2d { stride, padding, relu: true, pool: pooled.then_some(POOL), input };
             let filters = Filters { count, channels, side };
-            convolutions.push((Conv::new(params, &format!("features.{position}"), filters, op)?, pooled));
+            convolutions.push(Conv::new(params, &format!("features.{position}"), filters, op)?);
             channels = count;
         }
         let linears = [
@@ -92,17 +93,18 @@ impl BuildBackbone for AlexNet {
 impl Backbone for Network {
     fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let mut xs = xs.clone();
-        for (convolution, pooled) in &self.convolutions {
+        for convolution in &self.convolutions {
             xs = convolution.forward(&xs, mode)?;
-            if *pooled {
-                xs = xs.apply_op1(POOL)?;
-            }
         }
-        xs = xs.flatten_from(1)?;
+        xs = flatten(&xs)?;
         for (layer, linear) in self.linears.iter().enumerate() {
             xs = linear.forward(&dropout(&xs, self.dropout, layer as u64, mode)?, mode)?;
         }
         Ok(xs)
+    }
+
+    fn linears(&self) -> &[Linear] {
+        &self.linears
     }
 
     fn width(&self) -> usize {

@@ -3,6 +3,7 @@
 pub mod alexnet;
 pub mod small;
 
+use super::layers::Linear;
 use super::net::Mode;
 use super::parameters::Parameters;
 use crate::choices;
@@ -13,6 +14,9 @@ use candle_core::Tensor;
 pub trait Backbone: Send + Sync {
     /// `[n, 3, side, side]` to `[n, width]`.
     fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor>;
+
+    /// The linear layers, whose gradients are kept from candle.
+    fn linears(&self) -> &[Linear];
 
     /// Numbers per image.
     fn width(&self) -> usize;

@@ -2,8 +2,8 @@
 
 use super::{Backbone, BuildBackbone, check_dropout};
 use crate::error::{Error, Result};
-use crate::kernel::{Conv2d, MaxPool2d};
-use crate::model::layers::{Conv, Filters, Linear, dropout};
+use crate::kernel::{Conv2d, Input, MaxPool2d};
+use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
 use crate::model::net::Mode;
 use crate::model::parameters::Parameters;
 use candle_core::Tensor;
@@ -86,7 +86,8 @@ impl BuildBackbone for Small {
         let (mut convolutions, mut channels) = (vec![], 3);
         for (block, &count) in self.channels.iter().enumerate() {
             let side = if block == 0 { 5 } else { 3 };
-            let op = Conv2d { stride: 1, padding: side / 2, relu: true, need_dx: block > 0 };
+            let input = if block == 0 { Input::Images } else { Input::Maps };
+            let op = Conv2d { stride: 1, padding: side / 2, relu: true, pool: Some(POOL), input };
             // Numbered as torchvision would: convolution, ReLU, pool.
             convolutions.push(Conv::new(
                 params,
@@ -105,10 +106,14 @@ impl Backbone for Network {
     fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let mut xs = xs.clone();
         for convolution in &self.convolutions {
-            xs = convolution.forward(&xs, mode)?.apply_op1(POOL)?;
+            xs = convolution.forward(&xs, mode)?;
         }
-        let xs = dropout(&xs.flatten_from(1)?, self.dropout, 0, mode)?;
+        let xs = dropout(&flatten(&xs)?, self.dropout, 0, mode)?;
         dropout(&self.linear.forward(&xs, mode)?, self.dropout, 1, mode)
+    }
+
+    fn linears(&self) -> &[Linear] {
+        std::slice::from_ref(&self.linear)
     }
 
     fn width(&self) -> usize {
