@@ -19,7 +19,7 @@
 use super::Scale;
 use crate::dataset::Item;
 use crate::error::{Error, Result};
-use crate::image::Pixels;
+use crate::image::{Pixels, scratch};
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -55,7 +55,7 @@ impl Entry {
 
     /// Reads the pixels from the file.
     pub(super) fn pixels(&self, path: &Path) -> Result<Pixels> {
-        let mut data = vec![0; self.bytes()];
+        let mut data = scratch::take(self.bytes());
         let read = File::open(path).and_then(|file| file.read_exact_at(&mut data, self.offset));
         read.map_err(|e| Error::io("read", path, &e))?;
         if blake3::hash(&data) != self.checksum {
