@@ -2,7 +2,7 @@
 
 use super::{Augment, Batch, Examples, List, Prepared, Scale};
 use crate::error::{Error, Kind, Result};
-use crate::image::{DecodeError, Transform};
+use crate::image::{DecodeError, Transform, scratch};
 use crate::seeded;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -155,10 +155,14 @@ impl OnDisk {
         let mut drawn = augment.map(|how| (how, seeded::stream(how.seed, "augment", &[how.epoch, index as u64])));
         let prepared = self.prepared.as_ref().map_or(Ok(None), |prepared| prepared.read(item))?;
         let cut = match prepared {
-            Some(image) => match &mut drawn {
-                None => self.transform.eval(&image),
-                Some((how, stream)) => self.transform.augmented(&image, stream, how.crop, how.flip),
-            },
+            Some(image) => {
+                let cut = match &mut drawn {
+                    None => self.transform.eval(&image),
+                    Some((how, stream)) => self.transform.augmented(&image, stream, how.crop, how.flip),
+                };
+                scratch::give(image.data);
+                cut
+            }
             None => {
                 let bytes = self.listed.bytes(index)?;
                 let cut = match &mut drawn {

@@ -6,7 +6,7 @@ pub(crate) mod golden;
 mod jpeg;
 mod orientation;
 mod resize;
-mod scratch;
+pub(crate) mod scratch;
 mod transform;
 
 pub use decode::{DecodeError, MAX_PIXELS, Pixels, decode};

@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Returns a buffer of this length; what is in it is left from before.
-pub(super) fn take(length: usize) -> Vec<u8> {
+pub(crate) fn take(length: usize) -> Vec<u8> {
     let mut buffer = SPARE.with_borrow_mut(|spare| {
         // The smallest that is large enough, or the largest.
         let fits = |buffer: &Vec<u8>| buffer.capacity() >= length;
@@ -29,7 +29,7 @@ pub(super) fn take(length: usize) -> Vec<u8> {
 }
 
 /// Keeps a buffer for the next one who asks.
-pub(super) fn give(buffer: Vec<u8>) {
+pub(crate) fn give(buffer: Vec<u8>) {
     if buffer.capacity() <= LARGEST {
         SPARE.with_borrow_mut(|spare| {
             if spare.len() < KEPT {

@@ -62,9 +62,13 @@ impl Stage for Prepare {
         for (number, range) in listed.list.shards().into_iter().enumerate() {
             let name = self.scale().name(&listed.list.items[range.clone()]);
             let kept = cx.shards().join(&name[..2]).join(&name);
+            // Read in full: what is damaged there would be damaged in the output as well.
             if is_part(&kept, &name) {
                 reused += range.len();
             } else {
+                if kept.exists() {
+                    cx.warn(format!("stored images were damaged and are made again: `{}`", kept.display()));
+                }
                 prepared += range.len();
                 self.prepare(cx, &listed, range.clone(), &name, &kept)?;
             }
@@ -186,14 +190,27 @@ mod tests {
         assert!((100..IMAGES as usize / 2).contains(&prepared(&appended)), "{}", prepared(&appended));
         let folder = Prepared::open(&appended.path("images")).unwrap();
         assert!(longer.iter().all(|item| folder.has(item)));
-        // Files are made again that are not what their names say.
-        for shard in std::fs::read_dir(desk.path("shards")).unwrap().map(|entry| entry.unwrap().path()) {
-            for file in std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()) {
-                std::fs::remove_file(&file).unwrap();
-                std::fs::write(&file, "half").unwrap();
-            }
+        assert_eq!(appended.warnings(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_damaged_is_made_again() {
+        let (desk, _) = desk();
+        let first = run(job(&desk)).ok();
+        let mut files: Vec<_> = std::fs::read_dir(first.path("images")).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+        // The shelf's file is the same one under another name.
+        let mut damaged = whole[0].clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        std::fs::write(&files[0], damaged).unwrap();
+        std::fs::write(&files[1], "half").unwrap();
+        let again = run(job(&desk)).ok();
+        assert_eq!(again.warnings().len(), 2);
+        assert!(again.warnings()[0].starts_with("stored images were damaged and are made again"));
+        for (file, whole) in files.iter().zip(whole) {
+            assert!(std::fs::read(again.path("images").join(file.file_name().unwrap())).unwrap() == whole);
         }
-        assert_eq!(prepared(&run(job(&desk)).ok()), longer.len());
     }
 
     #[test]

@@ -19,7 +19,8 @@
 use super::Scale;
 use crate::dataset::Item;
 use crate::error::{Error, Result};
-use crate::image::Pixels;
+use crate::image::{Pixels, scratch};
+use rayon::prelude::*;
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -55,7 +56,7 @@ impl Entry {
 
     /// Reads the pixels from the file.
     pub(super) fn pixels(&self, path: &Path) -> Result<Pixels> {
-        let mut data = vec![0; self.bytes()];
+        let mut data = scratch::take(self.bytes());
         let read = File::open(path).and_then(|file| file.read_exact_at(&mut data, self.offset));
         read.map_err(|e| Error::io("read", path, &e))?;
         if blake3::hash(&data) != self.checksum {
@@ -126,9 +127,11 @@ pub(super) fn read(path: &Path) -> Result<Index> {
     Ok(Index { scale: Scale { resize, apply_exif }, name, entries })
 }
 
-/// Whether a whole part of this name lies there. Its pixels are not looked at: they are checked when they are read.
+/// Whether a part of this name lies there, whole and with all its pixels as they were written.
 pub fn is_part(path: &Path, name: &str) -> bool {
-    read(path).is_ok_and(|index| index.name.to_hex().as_str() == name)
+    let is_sound =
+        |entry: &Entry| !entry.is_kept() || entry.pixels(path).map(|image| scratch::give(image.data)).is_ok();
+    read(path).is_ok_and(|index| index.name.to_hex().as_str() == name && index.entries.par_iter().all(is_sound))
 }
 
 fn checksum_of(header: &[u8; HEADER], index: &[u8]) -> blake3::Hash {

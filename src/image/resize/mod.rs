@@ -56,8 +56,11 @@ pub(super) fn needed(size: (usize, usize), scaled: (usize, usize), window: Windo
 /// The window of an image as it is.
 fn cut(image: &Pixels, window: Window) -> Vec<u8> {
     let (left, top) = (window.left - image.part.left, window.top - image.part.top);
-    let rows = image.data.chunks_exact(image.part.width * 3).skip(top).take(window.height);
-    rows.flat_map(|row| &row[left * 3..][..window.width * 3]).copied().collect()
+    let mut out = Vec::with_capacity(window.height * window.width * 3);
+    for row in image.data.chunks_exact(image.part.width * 3).skip(top).take(window.height) {
+        out.extend_from_slice(&row[left * 3..][..window.width * 3]);
+    }
+    out
 }
 
 /// One resize: its source, and its weights in both directions.
