@@ -31,7 +31,7 @@ fn batch() -> usize {
 impl Describe for Encode {
     const NAME: &'static str = "encode";
     /// Raised also when stored parts of codes are no longer what would be made.
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Turn every image of a list into a binary code";
 }
 

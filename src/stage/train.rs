@@ -106,7 +106,7 @@ fn transform() -> Transform {
 
 impl Describe for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Train a hashing network";
 }
 
