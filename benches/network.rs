@@ -123,11 +123,14 @@ fn tell(options: &Options, name: &str, rates: &[f64], floor: f64) {
     }
 }
 
+/// Gives the outputs of a layer, of its input, weights and bias.
+type Operation = Box<dyn Fn(&[Tensor; 3]) -> candle_core::Result<Tensor>>;
+
 /// A layer to time: its operation on an input, and multiplications and additions per image.
 struct Layer {
     name: String,
     vars: [Var; 3],
-    operation: Box<dyn Fn(&[Tensor; 3]) -> candle_core::Result<Tensor>>,
+    operation: Operation,
     operations: f64,
     first: bool,
 }

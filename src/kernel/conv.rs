@@ -78,12 +78,6 @@ struct Job {
     relu: bool,
 }
 
-/// Gradients of a layer's weights and bias.
-struct Gradients {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
 impl Job {
     /// Height and width of the output.
     fn out_sides(&self) -> (usize, usize) {
@@ -317,8 +311,8 @@ impl CustomOp3 for Operation {
         let winners = self.winners.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gradient = Shared::take();
         let gradient = gradient.sized(job.images * job.conv_len());
-        let bias = job.inner_gradient(ys_host.values()?, up_host.values()?, &winners, gradient);
-        let sums = Gradients { weight: job.weight_gradient(xs_host.values()?, gradient), bias };
+        let db = job.inner_gradient(ys_host.values()?, up_host.values()?, &winners, gradient);
+        let dw = job.weight_gradient(xs_host.values()?, gradient);
         let dx = match self.conv.input {
             Input::Images => None,
             Input::Maps => {
@@ -326,8 +320,8 @@ impl CustomOp3 for Operation {
                 Some(Tensor::from_vec(dx, xs.shape(), xs.device())?)
             }
         };
-        let dw = Tensor::from_vec(sums.weight, weight.shape(), weight.device())?;
-        let db = Tensor::from_vec(sums.bias, job.filters, weight.device())?;
+        let dw = Tensor::from_vec(dw, weight.shape(), weight.device())?;
+        let db = Tensor::from_vec(db, job.filters, weight.device())?;
         Ok((dx, Some(dw), Some(db)))
     }
 }

@@ -123,7 +123,7 @@ impl Frame {
     fn columns(&self) -> (usize, usize, usize) {
         let mut inside = (0..self.source[1]).filter_map(|x| Some((x, self.place(x, self.width)?)));
         let Some((first, at)) = inside.next() else { return (0, 0, 0) };
-        (first, inside.last().map_or(first, |(last, _)| last) + 1, at)
+        (first, inside.next_back().map_or(first, |(last, _)| last) + 1, at)
     }
 
     /// Fills a frame with an image.

@@ -135,6 +135,7 @@ unsafe fn any_tile<S: Simd>(height: usize, wide: bool, terms: &Terms, places: &P
 
 /// `P` rows of `V` vectors; only a tile of one vector may be narrower than it.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "rows and vectors are places in memory as well as of the sums")]
 unsafe fn tile<S: Simd, const P: usize, const V: usize>(terms: &Terms, places: &Places) {
     let Places { a, b, out, stride, width, bias, from_output, relu } = *places;
     let partial = V == 1 && width < S::LANES;
