@@ -265,3 +265,24 @@ fn the_content_of_own_files_decides() {
     let expected = only(&["lists", "encode.query", "evaluate"]);
     assert_eq!(space.run(&[]).ok().tasks("start"), expected, "a query less");
 }
+
+#[test]
+fn prepared_images_train_the_same_network_and_are_made_once() {
+    let space = cached();
+    let prepared = PIPELINE
+        .replace("[train.net]\n", "[prepare.train]\nlist = \"lists.shapes/train\"\nresize = 28\n\n[train.net]\n")
+        .replace("bits = [8, 16]\n", "bits = [8, 16]\nprepared = \"prepare.train/images\"\n");
+    // The same networks come out: nothing behind them has to run.
+    let expected = ["prepare.train", "train.net@bits=16", "train.net@bits=8"];
+    assert_eq!(started(&space, &prepared, &[]), expected);
+    assert_eq!(started(&space, &prepared.replace("epochs = 1", "epochs = 2"), &[]), without(&["lists", "prepare"]));
+    assert_eq!(started(&space, &prepared, &[]), NONE);
+    let verified = space.hashpipe(&["cache", "verify"]).ok();
+    assert!(verified.stdout.contains("0 bad"), "{}", verified.stdout);
+
+    let other = prepared.replace("resize = 28, crop", "resize = 30, crop");
+    space.write("p.toml", other);
+    let refused = space.run(&[]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stdout.contains("the images were prepared for another transform"), "{}", refused.stdout);
+}
