@@ -9,8 +9,10 @@ mod exec;
 mod explain;
 mod verify;
 mod exit;
+mod fetch;
 mod graph;
 mod history;
+mod lists;
 mod log;
 mod pin;
 mod query;
@@ -67,6 +69,11 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Get data sets from where their makers put them
+    Fetch(fetch::Arguments),
+    /// Check lists of images before anything runs
+    #[command(subcommand)]
+    Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -161,6 +168,8 @@ pub fn run() -> Result<u8> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

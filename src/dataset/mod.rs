@@ -8,6 +8,7 @@ mod list;
 mod loader;
 mod location;
 mod prepared;
+mod presets;
 mod shards;
 pub mod source;
 
@@ -15,6 +16,7 @@ pub use breach::queries_in_database;
 pub use list::{Item, List};
 pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;
+pub use presets::{PRESETS, Preset, PresetName};
 pub use prepared::{Prepared, Scale, Writer, is_part};
 
 /// Labelled images ready for a network: all that training and encoding know of a data set.
