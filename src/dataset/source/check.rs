@@ -67,7 +67,7 @@ fn own(path: &Path, expected: &Expected) -> Result<Summary> {
 
 fn published(path: &Path, expected: &Expected) -> Result<Summary> {
     let text = text::read("the list", path, text::LARGEST)?;
-    let source = rows::Source { name: "list", file: path.to_path_buf(), text };
+    let source = rows::Source { list: 0, file: path.to_path_buf(), text };
     let form = Form { classes: expected.classes.as_ref().map(Vec::len), strip: expected.strip.as_deref() };
     let (lists, count) = rows::parse(vec![source], form)?;
     let numbered = || (0..count).map(|class| format!("class_{class}")).collect();

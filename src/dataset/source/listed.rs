@@ -20,11 +20,11 @@ pub(super) fn texts(
     project: &Path,
 ) -> Result<Vec<rows::Source>> {
     let (mut texts, mut faults) = (vec![], vec![]);
-    for (name, location) in lists {
+    for (list, (name, location)) in lists.into_iter().enumerate() {
         let what = format!("the {name} list `{}`", location.0);
         match star::files(&location.resolve(project)) {
             Ok(files) => files.into_iter().for_each(|path| match text::read(&what, &path, text::LARGEST) {
-                Ok(text) => texts.push(rows::Source { name, file: path, text }),
+                Ok(text) => texts.push(rows::Source { list, file: path, text }),
                 Err(fault) => faults.push(fault),
             }),
             Err(fault) => faults.push(fault),
@@ -49,8 +49,8 @@ pub(super) fn files(lists: &[Rows], root: &Path) -> Result<Vec<(String, PathBuf)
     let images = Distinct::of(lists);
     verify::exist(root, &images.paths, &|i| images.place(i))?;
     let mut files: Vec<_> = images.paths.iter().map(|path| (format!("images/{path}"), root.join(path))).collect();
-    for name in LISTS {
-        let parts: Vec<&Rows> = lists.iter().filter(|list| list.name == name).collect();
+    for (list, name) in LISTS.into_iter().enumerate() {
+        let parts: Vec<&Rows> = lists.iter().filter(|rows| rows.list == list).collect();
         let single = parts.len() == 1;
         let name = |i: usize| if single { format!("lists/{name}") } else { format!("lists/{name}/{i:03}") };
         files.extend(parts.iter().enumerate().map(|(i, part)| (name(i), part.file.clone())));
@@ -69,8 +69,8 @@ pub(super) fn splits(
 ) -> Result<Splits> {
     let images = Distinct::of(lists);
     let (digests, note) = verify::digests(root, &images.paths, &|i| images.place(i), on_error, progress)?;
-    let [train, query, database] = LISTS
-        .map(|name| lists.iter().filter(|list| list.name == name).flat_map(|list| items(list, &digests)).collect());
+    let [train, query, database] = [0, 1, 2]
+        .map(|list| lists.iter().filter(|rows| rows.list == list).flat_map(|rows| items(rows, &digests)).collect());
     Ok(Splits::new(classes, train, query, database).with_note(note))
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// A list file.
 pub(super) struct Source {
     /// Which list it is, or is a part of: no image is twice in one list.
-    pub(super) name: &'static str,
+    pub(super) list: usize,
     pub(super) file: PathBuf,
     pub(super) text: String,
 }
@@ -31,7 +31,7 @@ pub(super) struct Form<'a> {
 /// A list file as it was read.
 pub(super) struct Rows {
     /// Which list it is a part of.
-    pub(super) name: &'static str,
+    pub(super) list: usize,
     pub(super) file: PathBuf,
     pub(super) text: String,
     /// Whether a row ends with zeros and ones, so that its path can be marked.
@@ -73,9 +73,9 @@ pub(super) fn parse(files: Vec<Source>, form: Form) -> Result<(Vec<Rows>, usize)
         return Err(Error::data("the lists have no labels").hint("a line is a path and then a 0 or 1 for every class"));
     }
     let (mut parsed, mut faults) = (vec![], Faults::default());
-    let mut seen: HashMap<&'static str, Seen> = HashMap::new();
-    for Source { name, file, text } in files {
-        let seen = seen.entry(name).or_default();
+    let mut seen: HashMap<usize, Seen> = HashMap::new();
+    for Source { list, file, text } in files {
+        let seen = seen.entry(list).or_default();
         let mut reader = Reader { file: &file, classes, known, strip: form.strip, seen, rows: vec![] };
         let content = text.trim_end().trim_start_matches('\u{feff}');
         if content.is_empty() {
@@ -87,7 +87,7 @@ pub(super) fn parse(files: Vec<Source>, form: Form) -> Result<(Vec<Rows>, usize)
             }
         }
         let rows = reader.rows;
-        parsed.push(Rows { name, file, text, has_labels_behind: true, rows });
+        parsed.push(Rows { list, file, text, has_labels_behind: true, rows });
     }
     faults.into_result()?;
     Ok((parsed, classes))
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn parse_one(text: &str, classes: Option<usize>) -> Result<(Vec<Row>, usize)> {
-        let source = Source { name: "train", file: "a.txt".into(), text: text.into() };
+        let source = Source { list: 0, file: "a.txt".into(), text: text.into() };
         let (lists, classes) = parse(vec![source], Form { classes, strip: None })?;
         Ok((lists.into_iter().flat_map(|list| list.rows).collect(), classes))
     }

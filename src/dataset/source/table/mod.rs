@@ -152,7 +152,7 @@ impl Table {
             train_in_database: None,
             on_error: OnError::Error,
         };
-        let (mut lists, classes) = table.parsed(vec![rows::Source { name: "list", file: file.to_path_buf(), text }])?;
+        let (mut lists, classes) = table.parsed(vec![rows::Source { list: 0, file: file.to_path_buf(), text }])?;
         Ok((lists.remove(0), classes))
     }
 
@@ -165,7 +165,7 @@ impl Table {
         let (mut tables, mut faults) = (vec![], Faults::default());
         let mut seen = HashMap::new();
         for source in texts {
-            let seen = seen.entry(source.name).or_default();
+            let seen = seen.entry(source.list).or_default();
             match self.rows(&source, seen, &mut faults) {
                 Ok(found) => tables.push((source, found)),
                 Err(fault) => faults.push(fault),
@@ -189,7 +189,7 @@ impl Table {
                 row
             });
             let rows = rows.collect();
-            Rows { name: source.name, file: source.file, text: source.text, has_labels_behind: false, rows }
+            Rows { list: source.list, file: source.file, text: source.text, has_labels_behind: false, rows }
         });
         let lists = lists.collect();
         Ok((lists, classes))
@@ -218,7 +218,7 @@ impl Table {
         }
         let mut found = vec![];
         for row in 0..records.len() {
-            match self.row(&records, row, source.name) {
+            match self.row(&records, row, listed::LISTS[source.list]) {
                 Ok(None) => {}
                 Ok(Some(one)) => {
                     let here = format!("line {} of `{}`", one.row.line, source.file.display());
