@@ -48,9 +48,7 @@ pub(super) struct Presets {
 
 pub(super) fn run(command: &Command) -> Result<u8> {
     match command {
-        Command::Check(arguments) if arguments.file.extension().is_some_and(|end| end == "toml") => {
-            pipeline(arguments)
-        }
+        Command::Check(arguments) if arguments.file.extension().is_some_and(|end| end == "toml") => pipeline(arguments),
         Command::Check(arguments) => one(arguments),
         Command::Presets(arguments) => {
             presets(arguments.json);
@@ -130,7 +128,9 @@ fn pipeline(arguments: &Check) -> Result<u8> {
 
 fn presets(as_json: bool) {
     if as_json {
-        return PRESETS.iter().for_each(|preset| print(&serde_json::to_string(preset).expect("a preset is plain data")));
+        return PRESETS
+            .iter()
+            .for_each(|preset| print(&serde_json::to_string(preset).expect("a preset is plain data")));
     }
     let ranks = |k: usize| if k == 0 { "all".to_string() } else { count(k as u64) };
     let row = |preset: &crate::dataset::Preset| {

@@ -16,8 +16,8 @@ pub use breach::{queries_in_database, queries_in_training, same_images, same_nam
 pub use list::{Item, List};
 pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;
-pub use presets::{PRESETS, Preset, PresetName};
 pub use prepared::{Prepared, Scale, Writer, is_part};
+pub use presets::{PRESETS, Preset, PresetName};
 
 /// Labelled images ready for a network: all that training and encoding know of a data set.
 pub trait Examples: Sync {

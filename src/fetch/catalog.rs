@@ -32,10 +32,11 @@ pub struct Source {
     /// In bytes, if it is known.
     #[serde(default)]
     pub size: Option<u64>,
+    /// Published checksums, in hexadecimal.
     #[serde(default)]
-    md5: Option<String>,
+    pub md5: Option<String>,
     #[serde(default)]
-    sha256: Option<String>,
+    pub sha256: Option<String>,
     /// Folder it is unpacked into, unless the archive has one of that name.
     #[serde(default)]
     pub into: Option<String>,
@@ -92,7 +93,11 @@ pub fn find(name: &str) -> Result<Set> {
     let sets = sets();
     let known: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
     let unknown = || {
-        Error::input(format!("there is no data set `{name}` to fetch")).hint(known_or_nearest(name, &known, "data sets"))
+        Error::input(format!("there is no data set `{name}` to fetch")).hint(known_or_nearest(
+            name,
+            &known,
+            "data sets",
+        ))
     };
     sets.iter().find(|set| set.name == name).cloned().ok_or_else(unknown)
 }

@@ -192,7 +192,8 @@ impl Download<'_> {
                     _ => "the server does not send parts of files".into(),
                 }));
             }
-            if here > 0 && answer.version.validator().is_some_and(|new| known.validator().is_some_and(|old| old != new)) {
+            if here > 0 && answer.version.validator().is_some_and(|new| known.validator().is_some_and(|old| old != new))
+            {
                 return Ok(Pass::Again("the server has another version".into()));
             }
             if here > 0 && known.size.is_some() && answer.version.size.is_some() && known.size != answer.version.size {

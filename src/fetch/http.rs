@@ -8,7 +8,8 @@ use ureq::{Agent, Proxy};
 /// How servers are reached.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// Proxy for all addresses; otherwise the environment's (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
+    /// Proxy for all addresses; otherwise the environment's (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`). It
+    /// is asked to CONNECT, for `http` addresses too.
     pub proxy: Option<String>,
     /// Longest time without a byte.
     pub patience: Duration,

@@ -376,10 +376,8 @@ mod tests {
     #[test]
     fn bombs_repetitions_and_rubbish_are_refused() {
         let zeros = vec![0; 10_000_000];
-        for (archive, bytes) in [
-            (Archive::TarGz, gzip(&tar(&[("a", &zeros)]))),
-            (Archive::Zip, zip(&[("a", &zeros)])),
-        ] {
+        for (archive, bytes) in [(Archive::TarGz, gzip(&tar(&[("a", &zeros)]))), (Archive::Zip, zip(&[("a", &zeros)]))]
+        {
             assert!(bytes.len() < 100_000);
             let (folder, outcome) = unpack(archive, &bytes, 1_000_000);
             assert!(outcome.unwrap_err().message().contains("unpacks to more than 1000000 bytes"));

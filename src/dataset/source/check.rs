@@ -51,9 +51,10 @@ pub fn check(path: &Path, expected: &Expected) -> Result<Summary> {
 /// Whether it begins as hashpipe's own lists do.
 fn is_own(path: &Path) -> bool {
     use std::io::Read as _;
-    let mut start = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(24).read_to_string(&mut start));
-    read.is_ok() && start.starts_with("{\"format\":\"hashpipe.list\"")
+    const START: &[u8] = b"{\"format\":\"hashpipe.list\"";
+    let mut start = vec![];
+    let read = std::fs::File::open(path).and_then(|file| file.take(START.len() as u64).read_to_end(&mut start));
+    read.is_ok() && start == START
 }
 
 fn own(path: &Path, expected: &Expected) -> Result<Summary> {
@@ -146,7 +147,9 @@ mod tests {
         let digest = "0".repeat(64);
         let coco = r#"{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}], "annotations":
             [{"image_id": 1, "category_id": 7}], "categories": [{"id": 7, "name": "dog"}]}"#;
-        let own = format!("{{\"format\":\"hashpipe.list\",\"version\":1,\"classes\":[\"dog\"]}}\n{{\"path\":\"a.jpg\",\"labels\":[0],\"digest\":\"{digest}\"}}\n{{\"path\":\"b.jpg\",\"labels\":[],\"digest\":\"{digest}\"}}\n");
+        let own = format!(
+            "{{\"format\":\"hashpipe.list\",\"version\":1,\"classes\":[\"dog\"]}}\n{{\"path\":\"a.jpg\",\"labels\":[0],\"digest\":\"{digest}\"}}\n{{\"path\":\"b.jpg\",\"labels\":[],\"digest\":\"{digest}\"}}\n"
+        );
         for (path, form, class) in [
             (write("a.txt", "/x/a.jpg 1\n/x/b.jpg 0\n"), "a published list", "class_0"),
             (write("a.csv", "path,labels\na.jpg,dog\nb.jpg,\n"), "a table", "dog"),
@@ -160,7 +163,10 @@ mod tests {
             assert_eq!(found.classes, [(class.to_string(), 1)]);
             expected.root = Some(folder.path().to_path_buf());
             let shown = check(&path, &expected).unwrap_err().render("error");
-            assert!(shown.contains("image `a.jpg` is missing") && shown.contains("image `b.jpg` is missing"), "{shown}");
+            assert!(
+                shown.contains("image `a.jpg` is missing") && shown.contains("image `b.jpg` is missing"),
+                "{shown}"
+            );
         }
     }
 }

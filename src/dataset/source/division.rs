@@ -258,12 +258,9 @@ mod tests {
 
     #[test]
     fn the_database_is_what_was_asked_for() {
-        for (database, size) in [
-            (Database::Rest, 25),
-            (Database::TrainAndRest, 35),
-            (Database::Train, 10),
-            (Database::QueryAndRest, 30),
-        ] {
+        for (database, size) in
+            [(Database::Rest, 25), (Database::TrainAndRest, 35), (Database::Train, 10), (Database::QueryAndRest, 30)]
+        {
             let division = draw(database).from_all(pool(40), classes()).unwrap();
             assert_eq!([division.query.len(), division.train.len(), division.database.len()], [5, 10, size]);
             assert!(names(&division.query).is_disjoint(&names(&division.train)));

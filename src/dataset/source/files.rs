@@ -51,7 +51,8 @@ impl Source for Files {
     }
 
     fn needs(&self, project: &Path) -> Vec<(String, PathBuf)> {
-        let lists = self.lists().map(|(name, location)| (format!("{name} list"), star::shown(&location.resolve(project))));
+        let lists =
+            self.lists().map(|(name, location)| (format!("{name} list"), star::shown(&location.resolve(project))));
         lists.into_iter().chain([("images".to_string(), self.root.resolve(project))]).collect()
     }
 
@@ -116,7 +117,17 @@ mod tests {
         let (train, query, database) = (at("train.txt"), at("query.txt"), at("database.txt"));
         (folder, {
             let root = at("pictures");
-            Files { train, query, database, root, strip: None, preset: None, classes: None, train_in_database: None, on_error: OnError::Error }
+            Files {
+                train,
+                query,
+                database,
+                root,
+                strip: None,
+                preset: None,
+                classes: None,
+                train_in_database: None,
+                on_error: OnError::Error,
+            }
         })
     }
 
@@ -181,6 +192,7 @@ mod tests {
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("train.txt", "/home/x/data/a.png 1 0\n");
         write("query.txt", "/home/x/data/d.png 0 1\n");
+        std::fs::remove_file(folder.path().join("database.txt")).unwrap();
         write("database0.txt", "/home/x/data/a.png 1 0\n");
         write("database1.txt", "/home/x/data/b c.png 0 0\n/home/x/data/copy.png 0 1\n");
         write("database10.txt", "/home/x/data/d.png 0 1\n");
@@ -218,8 +230,17 @@ mod tests {
         };
         let [train, query, database, root] =
             ["lists/train.txt", "lists/test.txt", "lists/database.txt", "images"].map(|path| Location(path.into()));
-        let files =
-            Files { train, query, database, root, strip: None, preset: None, classes: None, train_in_database: None, on_error: OnError::Error };
+        let files = Files {
+            train,
+            query,
+            database,
+            root,
+            strip: None,
+            preset: None,
+            classes: None,
+            train_in_database: None,
+            on_error: OnError::Error,
+        };
         assert_eq!(files.files(&folder).unwrap().len(), 13 + 3);
         let splits = files.build(&folder, Path::new("unused"), &mut |_, _| Ok(())).unwrap();
         assert_eq!((splits.train.len(), splits.query.len(), splits.database.len()), (9, 4, 13));

@@ -112,9 +112,8 @@ fn check_count(draw: &Draw, class: &str, found: usize) -> Result<()> {
 pub(super) fn class_images(root: &Path, folders: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
     let (mut classes, mut faults) = (BTreeMap::<String, Vec<String>>::new(), Faults::default());
     for folder in folders {
-        let inside = rows::relative(folder).map_err(|(problem, _)| {
-            Error::input(format!("`{folder}` {problem}")).hint("`folders` are in `root`")
-        })?;
+        let inside = rows::relative(folder)
+            .map_err(|(problem, _)| Error::input(format!("`{folder}` {problem}")).hint("`folders` are in `root`"))?;
         let path = root.join(&inside);
         if !path.is_dir() {
             faults.push(

@@ -129,7 +129,10 @@ impl ImageNet {
         let (mut division, mut faults) = (Division::default(), Faults::default());
         for (label, (class, images)) in (0u32..).zip(train) {
             let queries = val.remove(&class).unwrap_or_default();
-            let wanted = [(&self.train, images.len(), self.train_per_class), (&self.val, queries.len(), self.query_per_class.unwrap_or(1))];
+            let wanted = [
+                (&self.train, images.len(), self.train_per_class),
+                (&self.val, queries.len(), self.query_per_class.unwrap_or(1)),
+            ];
             for (part, found, needed) in wanted.into_iter().filter(|(_, found, needed)| found < needed) {
                 let message = format!("class `{class}` has {found} images in `{part}`, but {needed} are needed");
                 faults.push(Error::data(message).at(Place::Path(root.join(part).join(&class).display().to_string())));
@@ -141,7 +144,9 @@ impl ImageNet {
             let images = draw("split", images);
             division.train.extend(images.iter().take(self.train_per_class).cloned());
             division.database.extend(images);
-            division.query.extend(draw("queries", queries).into_iter().take(self.query_per_class.unwrap_or(usize::MAX)));
+            division
+                .query
+                .extend(draw("queries", queries).into_iter().take(self.query_per_class.unwrap_or(usize::MAX)));
             division.classes.push(class);
         }
         faults.into_result().map(|()| division)
@@ -187,7 +192,8 @@ pub(super) mod tests {
         let splits = build(&source).unwrap();
         assert_eq!([splits.train.len(), splits.query.len(), splits.database.len()], [15, 9, 24]);
         assert!(splits.breaches(Some(true)).is_empty() && source.files(folder.path()).unwrap().len() == 33);
-        let some = ImageNet { classes: Some(vec!["n03".into(), "n01".into()]), query_per_class: Some(2), ..source.clone() };
+        let some =
+            ImageNet { classes: Some(vec!["n03".into(), "n01".into()]), query_per_class: Some(2), ..source.clone() };
         let splits = build(&some).unwrap();
         assert_eq!((splits.train.classes, splits.query.items.len()), (vec!["n01".to_string(), "n03".into()], 4));
         let unknown = ImageNet { classes: Some(vec!["n09".into()]), ..source.clone() };

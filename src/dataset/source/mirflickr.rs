@@ -182,7 +182,8 @@ impl MirFlickr {
             }
         }
         faults.into_result()?;
-        let members = (1..).zip(labels).map(|(number, labels): (u32, _)| Member { path: format!("im{number}.jpg"), labels });
+        let members =
+            (1..).zip(labels).map(|(number, labels): (u32, _)| Member { path: format!("im{number}.jpg"), labels });
         let pool = members.filter(|member| self.unlabelled == Unlabelled::Keep || !member.labels.is_empty()).collect();
         self.draw().from_all(pool, classes.into_iter().map(|(name, _)| name).collect())
     }
@@ -258,7 +259,10 @@ pub(super) mod tests {
         let labels = |path: &str| {
             all.iter().flat_map(|list| &list.items).find(|item| item.path == path).map(|item| item.labels.clone())
         };
-        assert_eq!([labels("im10.jpg").unwrap(), labels("im2.jpg").unwrap(), labels("im40.jpg").unwrap()], [vec![0, 1, 2], vec![2], vec![]]);
+        assert_eq!(
+            [labels("im10.jpg").unwrap(), labels("im2.jpg").unwrap(), labels("im40.jpg").unwrap()],
+            [vec![0, 1, 2], vec![2], vec![]]
+        );
         assert!(!splits.notes.is_empty());
         let fewer = MirFlickr { labels: Labels::Potential, unlabelled: Unlabelled::Drop, ..mirflickr() };
         let splits = build(&fewer);
@@ -275,7 +279,8 @@ pub(super) mod tests {
         let path = folder.path().join("mir/mirflickr25k_annotations_v080/sky.txt");
         std::fs::write(path, "1\n0\n41\nx\n1\n99999999999999\n").unwrap();
         let text = shown();
-        for expected in ["there is no image 41: they are 1 to 40", "sky.txt:4:1", "image 1 is listed twice", "5 errors"] {
+        for expected in ["there is no image 41: they are 1 to 40", "sky.txt:4:1", "image 1 is listed twice", "5 errors"]
+        {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
     }

@@ -190,8 +190,15 @@ impl NusWide {
         let columns: Vec<Result<Vec<u32>>> =
             layout.labels.par_iter().map(|(_, path)| column(path, names.len())).collect();
         let mut faults = Faults::default();
-        let columns: Vec<Vec<u32>> =
-            columns.into_iter().map(|column| column.unwrap_or_else(|e| { faults.push(e); vec![] })).collect();
+        let columns: Vec<Vec<u32>> = columns
+            .into_iter()
+            .map(|column| {
+                column.unwrap_or_else(|e| {
+                    faults.push(e);
+                    vec![]
+                })
+            })
+            .collect();
         faults.into_result()?;
         let chosen = self.chosen(layout, &columns)?;
         let mut labels = vec![vec![]; names.len()];
@@ -255,9 +262,7 @@ fn images(list: &Path) -> Result<Vec<String>> {
     let content = text::read("the list of images", list, text::LARGEST)?;
     let (mut paths, mut first, mut faults) = (vec![], HashMap::new(), Faults::default());
     for (number, line) in text::lines(&content) {
-        let fault = |words: &str| {
-            Error::data(format!("`{}` {words}", line.trim())).at(Place::line(list, number, line))
-        };
+        let fault = |words: &str| Error::data(format!("`{}` {words}", line.trim())).at(Place::line(list, number, line));
         let path = match rows::relative(&line.trim().replace('\\', "/")) {
             Ok(path) if !path.is_empty() => path,
             Ok(_) => {
@@ -288,9 +293,8 @@ fn column(path: &Path, images: usize) -> Result<Vec<u32>> {
         match line.trim() {
             "1" => found.extend(u32::try_from(count)),
             "0" => {}
-            other => faults.push(
-                Error::data(format!("label `{other}` is neither 0 nor 1")).at(Place::line(path, number, line)),
-            ),
+            other => faults
+                .push(Error::data(format!("label `{other}` is neither 0 nor 1")).at(Place::line(path, number, line))),
         }
         count += 1;
     }

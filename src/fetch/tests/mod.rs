@@ -136,10 +136,10 @@ fn what_is_not_there_is_told_with_its_address_and_the_others_come() {
     assert!(shown.contains(&format!("cannot fetch `{}`: 404", server.url("/none.bin"))), "{shown}");
     assert!(space.path().join("a.bin").is_file());
     // Nobody listens there.
-    let nobody = Source::at("http://127.0.0.1:1/a.bin".to_string());
+    let nobody = Source::at("http://127.0.0.1:1/b.bin".to_string());
     assert!(run(&fetch(space.path()), &[nobody]).unwrap_err().render("error").contains("3 attempts"));
     for strange in ["http://127.0.0.1:1/..", "http://127.0.0.1:1/", "http://127.0.0.1:1/a%2fb"] {
-        assert_eq!(run(&fetch(space.path()), &[Source::at(strange)]).unwrap_err().kind(), Kind::Input);
+        assert_eq!(run(&fetch(space.path()), &[Source::at(strange)]).unwrap_err().kind(), Kind::Input, "{strange}");
     }
 }
 
@@ -209,7 +209,8 @@ fn a_mirror_and_a_proxy_stand_in_for_the_server() {
     assert_eq!(run(&mirrored, &source).unwrap()[0].url, server.url("/mirror/a.bin"));
 
     let space = tempfile::tempdir().unwrap();
-    let proxy = Server::start("http://data.invalid/x/y/a.bin", content(500), vec![]);
+    // Nobody else knows `data.invalid`.
+    let proxy = Server::start("/x/y/a.bin", content(500), vec![]);
     let through = Fetch { access: Access { proxy: Some(proxy.url("")), ..Access::default() }, ..fetch(space.path()) };
     assert_eq!(run(&through, &source).unwrap()[0].size, 500);
     let wrong = Fetch { access: Access { proxy: Some("::".into()), ..Access::default() }, again: true, ..through };

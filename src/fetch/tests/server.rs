@@ -22,6 +22,7 @@ pub(super) enum Reply {
 /// What was asked.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
+    method: String,
     pub(super) path: String,
     /// First byte of the range.
     pub(super) from: Option<u64>,
@@ -70,12 +71,7 @@ impl Server {
         (Self::with(path, bytes, vec![], Some((first, sent, may_go_on))), Gate { sent: was_sent, go_on })
     }
 
-    fn with(
-        path: &str,
-        bytes: Vec<u8>,
-        script: Vec<Reply>,
-        gate: Option<(usize, Sender<()>, Receiver<()>)>,
-    ) -> Self {
+    fn with(path: &str, bytes: Vec<u8>, script: Vec<Reply>, gate: Option<(usize, Sender<()>, Receiver<()>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (path, script, requests) = (path.to_string(), script.into(), vec![]);
@@ -109,14 +105,15 @@ impl Server {
 }
 
 fn read(stream: &TcpStream) -> std::io::Result<Request> {
-    let mut request = Request { path: String::new(), from: None, if_range: None };
+    let mut request = Request { method: String::new(), path: String::new(), from: None, if_range: None };
     for (number, line) in BufReader::new(stream).lines().enumerate() {
         let line = line?;
         if line.is_empty() {
             break;
         }
         if number == 0 {
-            request.path = line.split(' ').nth(1).unwrap_or_default().to_string();
+            let mut words = line.split(' ').map(String::from);
+            (request.method, request.path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         }
         let Some((name, value)) = line.split_once(": ") else { continue };
         match name.to_ascii_lowercase().as_str() {
@@ -129,7 +126,12 @@ fn read(stream: &TcpStream) -> std::io::Result<Request> {
 }
 
 fn answer(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let request = read(stream)?;
+    let mut request = read(stream)?;
+    if request.method == "CONNECT" {
+        // A proxy is a tunnel; this one leads to itself.
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+        request = read(stream)?;
+    }
     let (bytes, etag, reply, gate) = {
         let mut state = state.lock().unwrap();
         state.requests.push(request.clone());
@@ -147,7 +149,11 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     match from {
         0 => write!(stream, "HTTP/1.1 200 OK\r\n")?,
         from if from >= bytes.len() => {
-            return write!(stream, "HTTP/1.1 416 X\r\nContent-Range: bytes */{}\r\nContent-Length: 0\r\n\r\n", bytes.len());
+            return write!(
+                stream,
+                "HTTP/1.1 416 X\r\nContent-Range: bytes */{}\r\nContent-Length: 0\r\n\r\n",
+                bytes.len()
+            );
         }
         from => write!(
             stream,

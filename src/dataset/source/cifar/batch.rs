@@ -26,6 +26,7 @@ pub(super) struct Layout {
     /// Which of them is the class.
     pub(super) class: usize,
     /// Key of the classes in a pickled batch.
+    #[expect(dead_code, reason = "for the pickled version")]
     pub(super) key: &'static str,
     /// How many classes there are.
     pub(super) classes: usize,
@@ -62,8 +63,7 @@ impl Batch {
         let mut faults = Faults::default();
         for (picture, label) in self.labels.iter().enumerate() {
             if *label as usize >= layout.classes {
-                let message =
-                    format!("picture {picture} has class {label}, but there are {} classes", layout.classes);
+                let message = format!("picture {picture} has class {label}, but there are {} classes", layout.classes);
                 faults.push(
                     Error::data(message)
                         .at(Place::Path(path.display().to_string()))

@@ -80,7 +80,10 @@ mod tests {
     fn only_what_annotations_look_like_passes() {
         assert!(pass(r#"{"a": "\"[[[[", "b": [[1.5e3, null]]}"#).is_ok());
         assert!(pass(&format!("{}1{}", "[".repeat(64), "]".repeat(64))).is_ok());
-        assert_eq!(pass(&"[".repeat(65)).unwrap_err().to_string(), "lists or objects nested more than 64 deep, at byte 65");
+        assert_eq!(
+            pass(&"[".repeat(65)).unwrap_err().to_string(),
+            "lists or objects nested more than 64 deep, at byte 65"
+        );
         let long = format!("\"{}", "x".repeat(1 << 20));
         assert!(pass(&long).is_ok());
         assert!(pass(&(long + "x")).unwrap_err().to_string().starts_with("a string of more than 1 MiB"));

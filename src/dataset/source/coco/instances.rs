@@ -225,8 +225,10 @@ mod tests {
         read(&path)
     }
 
-    const IMAGES: &str = r#""images": [{"id": 9, "file_name": "a.jpg", "height": 480}, {"file_name": "b.jpg", "id": 25}]"#;
-    const CATEGORIES: &str = r#""categories": [{"supercategory": "x", "id": 51, "name": "bowl"}, {"id": 1, "name": "person"}]"#;
+    const IMAGES: &str =
+        r#""images": [{"id": 9, "file_name": "a.jpg", "height": 480}, {"file_name": "b.jpg", "id": 25}]"#;
+    const CATEGORIES: &str =
+        r#""categories": [{"supercategory": "x", "id": 51, "name": "bowl"}, {"id": 1, "name": "person"}]"#;
 
     #[test]
     fn sections_may_come_in_any_order_and_hold_more() {
@@ -249,8 +251,7 @@ mod tests {
     #[test]
     fn contradictions_are_told_at_once() {
         let images = IMAGES.replace("25", "9");
-        let annotations =
-            r#""annotations": [{"image_id": 7, "category_id": 51}, {"image_id": 9, "category_id": 3}]"#;
+        let annotations = r#""annotations": [{"image_id": 7, "category_id": 51}, {"image_id": 9, "category_id": 3}]"#;
         let shown = read_text(&format!("{{{images}, {annotations}, {CATEGORIES}}}")).unwrap_err().render("error");
         for expected in [
             "image 9 is listed twice: `a.jpg` and `b.jpg`",

@@ -223,10 +223,9 @@ pub(super) mod tests {
                 let colour = image::Rgb([number as u8, (number >> 8) as u8, 7]);
                 image::RgbImage::from_pixel(8, 8, colour).save(folder.join(&part).join(name(number))).unwrap();
             }
-            let images: Vec<_> = numbers.clone().map(|n| json!({"id": n, "file_name": name(n), "license": 3})).collect();
-            let annotation = |n: u64, category: u64| {
-                json!({"segmentation": [[1.0, 2.5]], "image_id": n, "category_id": category, "id": n * 10 + category})
-            };
+            let images: Vec<_> =
+                numbers.clone().map(|n| json!({"id": n, "file_name": name(n), "license": 3})).collect();
+            let annotation = |n: u64, category: u64| json!({"segmentation": [[1.0, 2.5]], "image_id": n, "category_id": category, "id": n * 10 + category});
             let annotations: Vec<_> = numbers
                 .skip(1)
                 .flat_map(|n| [annotation(n, [1, 5, 18][n as usize % 3]), annotation(n, 1), annotation(n, 1)])

@@ -14,8 +14,8 @@ mod records;
 
 use super::rows::{self, Row, Rows};
 use super::{OnError, Progress, Source, Splits, listed, star};
-use crate::dataset::faults::Faults;
 use crate::dataset::Location;
+use crate::dataset::faults::Faults;
 use crate::error::{Error, Result};
 use records::{Cell, Records};
 use schemars::JsonSchema;
@@ -256,16 +256,19 @@ impl Table {
         if path.is_empty() {
             return Err(Error::data(format!("`{}` is empty", self.path)));
         }
-        let (names, labels) = if self.multi_hot { (vec![], self.hot(records, row)?) } else { (self.names(records, row)?, vec![]) };
+        let (names, labels) =
+            if self.multi_hot { (vec![], self.hot(records, row)?) } else { (self.names(records, row)?, vec![]) };
         Ok(Some(Found { row: Row { line: records.line(row), path, labels }, names }))
     }
 
     fn names(&self, records: &Records, row: usize) -> Result<Vec<String>> {
         let names: Vec<String> = match records.cell(row, &self.labels) {
             None | Some(Cell::Json(Value::Null)) => vec![],
-            Some(Cell::Text(text)) => {
-                text.split(&self.separator).map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
-            }
+            Some(Cell::Text(text)) => text
+                .split(&self.separator)
+                .map(|name| name.trim().to_string())
+                .filter(|name| !name.is_empty())
+                .collect(),
             Some(Cell::Json(Value::Array(items))) => {
                 let name = |item: &Value| match item {
                     Value::String(name) => Ok(name.clone()),
@@ -399,8 +402,14 @@ mod tests {
         let shown = |table: &Table| build(&folder, table).unwrap_err().render("error");
         let text = shown(&table);
         for expected in [
-            "1 cells, but there are 2 columns", "l.csv:3:1", "`/x.png` is an absolute path", "`a.png` is listed twice",
-            "first in line 2 of `", "`path` is empty", "unknown label `bird`", "l.csv:7:1",
+            "1 cells, but there are 2 columns",
+            "l.csv:3:1",
+            "`/x.png` is an absolute path",
+            "`a.png` is listed twice",
+            "first in line 2 of `",
+            "`path` is empty",
+            "unknown label `bird`",
+            "l.csv:7:1",
         ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
@@ -417,7 +426,13 @@ mod tests {
         let text = "{\"path\": \"a.png\", \"labels\": [7], \"split\": \"train\"}\n{\"path\": 3, \"split\": \"train\"}\n[1]\n\n{\"path\": \"d.png\", \"split\": \"test\"}\n";
         let (folder, table) = project("l.jsonl", text);
         let shown = build(&folder, &table).unwrap_err().render("error");
-        for expected in ["label `7` is no name", "`path` is no text", "l.jsonl:2:1", "the line is no JSON object", "`split` is `test`"] {
+        for expected in [
+            "label `7` is no name",
+            "`path` is no text",
+            "l.jsonl:2:1",
+            "the line is no JSON object",
+            "`split` is `test`",
+        ] {
             assert!(shown.contains(expected), "{expected} in\n{shown}");
         }
     }

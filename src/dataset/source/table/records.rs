@@ -91,7 +91,9 @@ impl<'a> Records<'a> {
                 let mut named = HashMap::new();
                 for (i, name) in record.iter().enumerate() {
                     if named.insert(name.trim().to_string(), i).is_some() {
-                        return Err(Error::data(format!("two columns are called `{}`", name.trim())).at(self.place(line)));
+                        return Err(
+                            Error::data(format!("two columns are called `{}`", name.trim())).at(self.place(line))
+                        );
                     }
                 }
                 columns = Some(named);
