@@ -131,7 +131,12 @@ fn plan(file: &std::path::Path, over: &Over) -> Result<Plan> {
 
 impl Folders {
     fn cache(&self, plan: &Plan) -> PathBuf {
-        self.cache.clone().unwrap_or_else(|| plan.project.join("cache"))
+        self.cache_in(&plan.project)
+    }
+
+    /// The cache of a project.
+    fn cache_in(&self, project: &std::path::Path) -> PathBuf {
+        self.cache.clone().unwrap_or_else(|| project.join("cache"))
     }
 
     /// The pipeline's folder in `output/`.
