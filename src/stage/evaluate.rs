@@ -370,9 +370,14 @@ mod tests {
     #[test]
     fn queries_in_the_database_and_ranks_beyond_it_are_breaches() {
         let desk = desk();
-        assert_eq!(evaluate(&desk, 30).warnings(), [""; 0]);
+        // So few images tie often; what that is worth is another warning.
+        let breaches = |ended: &Ended| -> Vec<String> {
+            let warnings = ended.warnings().iter().map(ToString::to_string);
+            warnings.filter(|warning| !warning.contains("ties in database order")).collect()
+        };
+        assert_eq!(breaches(&evaluate(&desk, 30)), [""; 0]);
         let beyond = "`top_k` is 31, but the database has 30 images: all of them count";
-        assert_eq!(evaluate(&desk, 31).warnings(), [beyond]);
+        assert_eq!(breaches(&evaluate(&desk, 31)), [beyond]);
         let strict = desk.run("evaluate", params(31, "strict"));
         assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, beyond));
 
@@ -382,7 +387,8 @@ mod tests {
         let leak =
             "1 of 9 queries are in the database, by content: each finds itself (`query/8.bmp` as `database/8.bmp`)";
         let ended = evaluate(&desk, 5);
-        assert_eq!((ended.warnings(), &result(&ended)["protocol"]["queries_in_database"]), (vec![leak], &leak.into()));
+        assert_eq!(breaches(&ended), [leak]);
+        assert_eq!(result(&ended)["protocol"]["queries_in_database"], leak);
         assert_eq!(desk.run("evaluate", params(5, "strict")).error().message(), leak);
     }
 
