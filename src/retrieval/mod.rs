@@ -29,6 +29,7 @@ mod popcount;
 mod refusal;
 mod scan;
 mod search;
+mod statistics;
 mod words;
 
 pub use codes::{Codes, MAX_BITS, MAX_CODES};
@@ -42,3 +43,4 @@ pub use measure::{
 pub use popcount::{instructions, popcount_floor};
 pub use refusal::Refusal;
 pub use search::{top_k, within};
+pub use statistics::{Buckets, Correlation, Occupancy, Quantisation, Statistics};
