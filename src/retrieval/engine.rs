@@ -317,7 +317,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn search_equals_a_stable_sort_while_codes_come_and_go(
             seed in any::<u64>(), bits in prop_oneof![1usize..150, Just(300)], zeros in any::<bool>(),

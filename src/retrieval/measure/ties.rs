@@ -212,7 +212,7 @@ mod tests {
 
     fn at(groups: &[Group], cut: usize) -> Both {
         let relevant = groups.iter().map(|group| group.relevant as usize).sum();
-        average_precisions(groups, &[cut], relevant, &Reciprocals::new(100_000))[0]
+        average_precisions(groups, &[cut], relevant, &Reciprocals::new(100))[0]
     }
 
     fn random_groups(draw: &mut Stream, most: usize, size: usize) -> Vec<Group> {
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn several_cuts_and_larger_groups() {
         let mut draw = stream(2, "groups", &[]);
-        for case in 0..300 {
+        for case in 0..100 {
             let groups = random_groups(&mut draw, 1 + case % 6, 40);
             let items = groups.iter().map(|group| group.items as usize).sum::<usize>();
             let relevant = groups.iter().map(|group| group.relevant as usize).sum();
@@ -338,7 +338,7 @@ mod tests {
         // Every number of hits inside the cut is tried, instead of searching for the turning point.
         let mut draw = stream(3, "groups", &[]);
         let mut between = 0;
-        for _ in 0..2000 {
+        for _ in 0..1000 {
             let before = Group { items: 1 + draw.below(30) as u32, relevant: 0 };
             let before = Group { relevant: draw.below(before.items as usize + 1) as u32, ..before };
             let items = 2 + draw.below(60) as u32;
