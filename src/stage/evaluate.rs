@@ -116,7 +116,8 @@ impl Stage for Evaluate {
         let relevance = Relevance::shared_class(&query_labels, &database_labels)?;
         let (top_k, exclude_self, retrieved) = ([self.top_k], self.exclude_self, self.retrieved);
         let same = &same;
-        let asked = Asked { top_k: &top_k, also: &OTHER_CUTS, same, exclude_self, retrieved, resamples: RESAMPLES, seed: 0 };
+        let asked =
+            Asked { top_k: &top_k, also: &OTHER_CUTS, same, exclude_self, retrieved, resamples: RESAMPLES, seed: 0 };
         let sides = Sides { queries: &queries, database: &database, relevance };
         let found = assess(sides, asked, |done| cx.step(done as u64, total, || "queries".into()))?;
         let metric = self.report(cx, &found, same.len())?;

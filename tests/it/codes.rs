@@ -57,7 +57,10 @@ fn codes_of_any_program_are_measured() {
     close(&found["value"], (5.0 / 6.0 + 5.0 / 6.0) / 2.0);
     close(&found["metrics"]["map"][0]["by_hits"]["best"], 1.0);
     close(&found["value_expected_over_ties"], 11.0 / 12.0);
-    assert_eq!((&found["metric"], &found["bits"], &found["queries_in_database"]), (&json!("mAP@3"), &json!(4), &json!(1)));
+    assert_eq!(
+        (&found["metric"], &found["bits"], &found["queries_in_database"]),
+        (&json!("mAP@3"), &json!(4), &json!(1))
+    );
     // Pairs of the first query: + at 0, 1, 2 and - at 1, 4; of the second: - at 4, 3, 2 and + at 3, 0.
     assert_eq!(found["distances"]["relevant"], json!([2, 1, 1, 1, 0]));
     assert_eq!(found["distances"]["other"], json!([0, 1, 1, 1, 2]));
@@ -72,7 +75,10 @@ fn codes_of_any_program_are_measured() {
 
     let text = space.hashpipe(&[&["evaluate"][..], &SIDES].concat()).ok().stdout;
     assert!(text.starts_with("2 queries, 5 database items, 4 bits\n"), "{text}");
-    assert!(text.contains("mAP@all") && text.contains("without the queries") && text.contains("effective bits"), "{text}");
+    assert!(
+        text.contains("mAP@all") && text.contains("without the queries") && text.contains("effective bits"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -91,7 +97,10 @@ fn what_does_not_fit_is_named() {
     npy(&space, "wide.npy", "|u1", [2, 1], &[7, 9]);
     npy(&space, "long.npy", "<f4", [1, 4], &[0; 16]);
     let text = with(1, "wide.npy");
-    assert!(text.contains("query codes have 8 bits, database codes 4") && text.contains("uint8 (2, 1), packed"), "{text}");
+    assert!(
+        text.contains("query codes have 8 bits, database codes 4") && text.contains("uint8 (2, 1), packed"),
+        "{text}"
+    );
     let text = with(1, "long.npy");
     assert!(text.contains("1 query codes, but labels for 2 items"), "{text}");
     assert!(with(1, "query.txt").contains("not a codes file"));
@@ -116,7 +125,8 @@ fn codes_are_searched_by_count_and_by_radius() {
     };
     assert_eq!(search(&["--top", "2"]), [[0, 1], [4, 3]]);
     assert_eq!(search(&["--radius", "1"]), [vec![0, 1, 2], vec![4]]);
-    let both = space.hashpipe(&["search", "--codes", "database.npy", "--query", "query.npy", "--top", "1", "--radius", "1"]);
+    let both =
+        space.hashpipe(&["search", "--codes", "database.npy", "--query", "query.npy", "--top", "1", "--radius", "1"]);
     assert_eq!(both.code, 2);
 }
 
