@@ -18,6 +18,7 @@ mod prepared;
 mod protocol;
 mod reference;
 mod registry;
+mod select;
 mod shelf;
 mod train;
 
