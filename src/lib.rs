@@ -24,6 +24,7 @@ pub mod model;
 pub mod npy;
 pub mod per_query;
 pub mod retrieval;
+pub mod assess;
 pub mod external;
 
 // The steps, in the order data flows.
