@@ -224,3 +224,48 @@ fn two_processes_do_not_fetch_to_one_folder() {
     let _held = hold(&space.path().join(ASIDE)).unwrap();
     assert_eq!(run(&fetch(space.path()), &[]).unwrap_err().kind(), Kind::Busy);
 }
+
+#[test]
+fn archives_that_were_tampered_with_stay_inside_of_their_folder() {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+    for name in ["a/b.txt", "c.txt"] {
+        writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(&content(3000)).unwrap();
+    }
+    let zip = writer.finish().unwrap().into_inner();
+    let tar_gz = tar_gz(&[("a/b.txt", content(3000)), (&format!("{}/c.txt", "d".repeat(120)), content(100))]);
+    let mut tar = vec![];
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&tar_gz[..]), &mut tar).unwrap();
+    let space = tempfile::tempdir().unwrap();
+    for (archive, whole) in [(Archive::Zip, zip), (Archive::Tar, tar), (Archive::TarGz, tar_gz)] {
+        for round in 0..400 {
+            let mut lot = crate::seeded::stream(3, "archives", &[round]);
+            let mut bytes = whole.clone();
+            for _ in 0..=lot.below(6) {
+                let at = lot.below(bytes.len());
+                match lot.below(5) {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => bytes[at] = 0xff,
+                    2 => bytes[at] = b'/',
+                    _ => bytes[at] ^= 1 << lot.below(8),
+                }
+            }
+            let (to, path) = (space.path().join("to"), space.path().join("archive"));
+            std::fs::create_dir(&to).unwrap();
+            let unpacking = unpack::Unpacking::into(&to, || 100_000);
+            let outcome = match archive {
+                Archive::Zip => {
+                    std::fs::write(&path, &bytes).unwrap();
+                    unpacking.zip(&path)
+                }
+                archive => unpacking.tar(&mut &bytes[..], archive == Archive::TarGz),
+            };
+            if let Ok(unpacked) = outcome {
+                assert!(unpacked.bytes <= 100_000);
+            }
+            let beside = std::fs::read_dir(space.path()).unwrap().count();
+            assert!(beside <= 2, "round {round}: something lies beside the folder");
+            std::fs::remove_dir_all(&to).unwrap();
+        }
+    }
+}
