@@ -10,6 +10,7 @@ mod follow;
 mod http;
 mod lock;
 mod place;
+mod proxy;
 #[cfg(test)]
 mod tests;
 mod unpack;

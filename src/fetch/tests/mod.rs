@@ -209,12 +209,32 @@ fn a_mirror_and_a_proxy_stand_in_for_the_server() {
     assert_eq!(run(&mirrored, &source).unwrap()[0].url, server.url("/mirror/a.bin"));
 
     let space = tempfile::tempdir().unwrap();
-    // Nobody else knows `data.invalid`.
-    let proxy = Server::start("/x/y/a.bin", content(500), vec![]);
+    // Nobody else knows `data.invalid`; a proxy is asked for the whole address.
+    let proxy = Server::start("http://data.invalid/x/y/a.bin", content(500), vec![Reply::Cut(200)]);
     let through = Fetch { access: Access { proxy: Some(proxy.url("")), ..Access::default() }, ..fetch(space.path()) };
     assert_eq!(run(&through, &source).unwrap()[0].size, 500);
+    // For other schemes, and with a password, it is asked for a tunnel.
+    let space = tempfile::tempdir().unwrap();
+    let tunnel = Server::start("/x/y/a.bin", content(400), vec![]);
+    let url = tunnel.url("").replace("http://", "http://me:secret@");
+    let through = Fetch { access: Access { proxy: Some(url), ..Access::default() }, ..fetch(space.path()) };
+    assert_eq!(run(&through, &source).unwrap()[0].size, 400);
     let wrong = Fetch { access: Access { proxy: Some("::".into()), ..Access::default() }, again: true, ..through };
     assert_eq!(run(&wrong, &source).unwrap_err().kind(), Kind::Input);
+}
+
+#[test]
+fn redirections_are_followed_and_circles_are_not() {
+    let space = tempfile::tempdir().unwrap();
+    let server = Server::start("/b/a.bin", content(1000), vec![Reply::Status(503), Reply::Cut(300)]);
+    let source = [Source::at(server.url("/to/b/a.bin"))];
+    assert_eq!(run(&fetch(space.path()), &source).unwrap()[0].size, 1000);
+    let twice = [Source::at(server.url("/to/to/round/c.bin"))];
+    assert!(run(&fetch(space.path()), &twice).unwrap_err().message().contains("/round/c.bin`: 404"));
+    let circle = [Source::at(server.url("/loop/c.bin"))];
+    assert!(run(&fetch(space.path()), &circle).unwrap_err().message().ends_with("leads on and on"));
+    let strange = [Source::at(server.url("/to//x/d.bin"))];
+    assert!(run(&fetch(space.path()), &strange).unwrap_err().message().contains("which is no web address"));
 }
 
 #[test]
