@@ -20,7 +20,10 @@ pub mod image;
 pub mod kernel;
 pub mod model;
 pub mod npy;
+pub mod pickle;
 pub mod retrieval;
+pub mod codefile;
+pub mod weightfile;
 
 // The steps, in the order data flows.
 pub mod config;
@@ -34,3 +37,6 @@ pub mod stage;
 pub mod report;
 pub mod schema;
 pub mod cli;
+
+#[cfg(test)]
+mod testdata;

@@ -66,7 +66,7 @@ fn write<const N: usize>(
 ) -> Result<()> {
     let run = || -> std::io::Result<usize> {
         let mut out = BufWriter::new(File::create(path)?);
-        out.write_all(&header(descr, rows, columns))?;
+        out.write_all(&head(descr, &[rows, columns]))?;
         let mut count = 0;
         for value in values {
             out.write_all(&value)?;
@@ -82,9 +82,11 @@ fn write<const N: usize>(
     Ok(())
 }
 
-/// Everything before the values.
-fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
-    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+/// Everything before the values of an array.
+pub fn head(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", lengths.join(", "));
     let prefix = MAGIC.len() + 4;
     let length = (prefix + dict.len() + 1).next_multiple_of(ALIGNMENT) - prefix;
     let mut bytes = [&MAGIC[..], &[1, 0], &(length as u16).to_le_bytes(), dict.as_bytes()].concat();
@@ -97,6 +99,29 @@ fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
 pub fn read(path: &Path) -> Result<Array> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     parse(&bytes).map_err(|e| e.at(place(path)))
+}
+
+/// What a file says of its array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// NumPy's name of the type: `<f4`.
+    pub descr: String,
+    pub fortran_order: bool,
+    pub shape: Vec<usize>,
+    /// Where the values begin.
+    pub length: usize,
+}
+
+/// Reads what stands before the values; `bytes` may end behind it.
+///
+/// # Errors
+/// What is no NumPy file.
+pub fn header(bytes: &[u8]) -> Result<Header> {
+    let (dict, data) = split(bytes)?;
+    let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
+        return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
+    };
+    Ok(Header { descr: descr.to_string(), fortran_order, shape, length: bytes.len() - data.len() })
 }
 
 fn place(path: &Path) -> Place {

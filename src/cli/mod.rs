@@ -22,6 +22,7 @@ mod stages;
 mod status;
 mod telling;
 mod trace;
+mod weights;
 
 use crate::cache::Store;
 use crate::config::{Config, Request};
@@ -67,6 +68,9 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Read weights of other programs, and write weights for them
+    #[command(subcommand)]
+    Weights(weights::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -161,6 +165,7 @@ pub fn run() -> Result<u8> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Weights(command) => weights::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

@@ -2,7 +2,7 @@
 
 use super::{Describe, Shape, Stage};
 use super::{
-    command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, prepare::Prepare,
+    command::Command, encode::Encode, evaluate::Evaluate, export::Export, import::Import, infer::Infer, lists::Lists, prepare::Prepare,
     train::Train,
 };
 use figment::Figment;
@@ -14,6 +14,7 @@ pub static STAGES: &[Kind] = &[
     kind::<Lists>(),
     kind::<Prepare>(),
     kind::<Train>(),
+    kind::<Import>(),
     kind::<Encode>(),
     kind::<Evaluate>(),
     kind::<Export>(),
