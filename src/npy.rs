@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error() {
-        let bytes = [header("<f4", 2, 2), vec![0; 16]].concat();
+        let bytes = [head("<f4", &[2, 2]), vec![0; 16]].concat();
         assert!(parse(&bytes).is_ok());
         for length in 0..bytes.len() {
             message(&bytes[..length]);
@@ -351,7 +351,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(flips in prop::collection::vec((0usize..96, any::<u8>()), 1..6)) {
-            let mut bytes = [header("|u1", 4, 8), vec![0; 32]].concat();
+            let mut bytes = [head("|u1", &[4, 8]), vec![0; 32]].concat();
             for (place, byte) in flips {
                 bytes[place] = byte;
             }

@@ -56,7 +56,8 @@ fn inspect(arguments: &Inspect) -> Result<u8> {
         .collect::<Result<_>>()?;
     let total: usize = file.tensors().iter().filter_map(Tensor::elements).sum();
     if arguments.json {
-        let tensors: Vec<Value> = rows.iter().map(|(tensor, extent)| to_json(layout, tensor, extent.as_ref())).collect();
+        let tensors: Vec<Value> =
+            rows.iter().map(|(tensor, extent)| to_json(layout, tensor, extent.as_ref())).collect();
         let about = json!({
             "file": arguments.file, "format": file.format().name, "names": layout.name,
             "transposed": layout.is_transposed(file.format()), "parameters": total, "tensors": tensors,

@@ -161,7 +161,10 @@ fn write_multihash(path: &Path, set: &CodeSet, options: &Options) -> Result<()> 
     let most = (set.codes.bits() / bits).min(MAX_TABLES);
     let tables = options.tables.unwrap_or(most.min(4));
     if tables == 0 || tables > most {
-        return Err(Error::input(format!("{} bits give 1 to {most} tables of {bits} bits, not {tables}", set.codes.bits())));
+        return Err(Error::input(format!(
+            "{} bits give 1 to {most} tables of {bits} bits, not {tables}",
+            set.codes.bits()
+        )));
     }
     let mut out = header(MULTIHASH_LETTERS, set);
     out.extend(flat_bytes(set, &bytes));
@@ -262,7 +265,9 @@ impl<'a> Bytes<'a> {
 
 fn flat(bytes: &mut Bytes) -> Result<Vec<u8>> {
     if !bytes.0.starts_with(FLAT_LETTERS) {
-        return Err(Error::data("the codes lie in an index of another kind").note("a flat one is read inside of others"));
+        return Err(
+            Error::data("the codes lie in an index of another kind").note("a flat one is read inside of others")
+        );
     }
     let Header { row, count } = bytes.header()?;
     let codes = bytes.vector(1)?;

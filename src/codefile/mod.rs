@@ -62,6 +62,7 @@ pub struct Options {
 }
 
 /// A format of files of codes.
+#[derive(Debug)]
 pub struct Format {
     /// The word it is chosen by.
     pub name: &'static str,
@@ -96,7 +97,8 @@ impl Format {
     pub fn find(name: &str) -> Result<&'static Self> {
         FORMATS.iter().find(|format| format.name == name).ok_or_else(|| {
             let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
-            Error::input(format!("there is no format `{name}` of codes")).note(format!("there are {}", names.join(", ")))
+            Error::input(format!("there is no format `{name}` of codes"))
+                .note(format!("there are {}", names.join(", ")))
         })
     }
 

@@ -38,7 +38,9 @@ fn fits(head: &[u8], _: &str) -> bool {
 fn read(path: &Path, options: &Options) -> Result<CodeSet> {
     let array = npy::read(path)?;
     let [count, width] = array.shape[..] else {
-        return Err(Error::data(format!("an array {:?} is no table of codes", array.shape)).note("expected two dimensions"));
+        return Err(
+            Error::data(format!("an array {:?} is no table of codes", array.shape)).note("expected two dimensions")
+        );
     };
     if let Values::U8(bytes) = array.values {
         return Ok(CodeSet::new(from_bytes(bytes, width, options)?));

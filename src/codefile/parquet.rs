@@ -32,7 +32,8 @@ const BATCH: usize = 1 << 14;
 
 fn write(path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
     let file = File::create(path).map_err(|e| Error::io("write", path, &e))?;
-    write_to(file, set, options).map_err(|e| Error::data(format!("cannot write `{}`", path.display())).note(e.to_string()))
+    write_to(file, set, options)
+        .map_err(|e| Error::data(format!("cannot write `{}`", path.display())).note(e.to_string()))
 }
 
 fn write_to(file: File, set: &CodeSet, options: &Options) -> Result<(), ParquetError> {

@@ -14,7 +14,8 @@ pub(super) const FORMAT: Format = Format {
     fits: |head, _| {
         let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let mut cells = line.split(|byte| *byte == b'\t');
-        let is_of = |cell: Option<&[u8]>, set: &[u8]| cell.is_some_and(|c| !c.is_empty() && c.iter().all(|b| set.contains(b)));
+        let is_of =
+            |cell: Option<&[u8]>, set: &[u8]| cell.is_some_and(|c| !c.is_empty() && c.iter().all(|b| set.contains(b)));
         is_of(cells.next(), b"-0123456789") && is_of(cells.next(), b"01")
     },
     read,

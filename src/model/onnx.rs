@@ -64,7 +64,8 @@ pub fn write(path: &Path, model: &HashModel, card: &Card, options: Options) -> R
     for (name, var) in model.parameters() {
         heads.push(initializer(name, var.dims(), var.elem_count()));
     }
-    let weights: u64 = heads.iter().zip(model.parameters()).map(|(h, (_, var))| h.0.len() as u64 + 4 * var.elem_count() as u64).sum();
+    let weights: u64 =
+        heads.iter().zip(model.parameters()).map(|(h, (_, var))| h.0.len() as u64 + 4 * var.elem_count() as u64).sum();
     let length = graph.0.len() as u64 + weights;
     if length + 4096 > LARGEST {
         return Err(Error::data(format!("the network has {length} bytes, and an ONNX file at most {LARGEST}")));
@@ -90,20 +91,21 @@ pub fn write(path: &Path, model: &HashModel, card: &Card, options: Options) -> R
 fn graph(layers: &[Layer], model: &HashModel, card: &Card, options: Options) -> Message {
     let mut graph = Message::default();
     let (mut value, mut nodes) = ("image".to_string(), 0);
-    let mut step = |graph: &mut Message, operation: &str, further: &[&str], attributes: &[Message], output: Option<&str>| {
-        let name = format!("{operation}_{nodes}");
-        let output = output.map_or(name.clone(), ToOwned::to_owned);
-        let mut node = Message::default();
-        node.text(1, &value);
-        further.iter().for_each(|input| node.text(1, input));
-        node.text(2, &output);
-        node.text(3, &name);
-        node.text(4, operation);
-        attributes.iter().for_each(|attribute| node.message(5, attribute));
-        graph.message(1, &node);
-        nodes += 1;
-        value = output;
-    };
+    let mut step =
+        |graph: &mut Message, operation: &str, further: &[&str], attributes: &[Message], output: Option<&str>| {
+            let name = format!("{operation}_{nodes}");
+            let output = output.map_or(name.clone(), ToOwned::to_owned);
+            let mut node = Message::default();
+            node.text(1, &value);
+            further.iter().for_each(|input| node.text(1, input));
+            node.text(2, &output);
+            node.text(3, &name);
+            node.text(4, operation);
+            attributes.iter().for_each(|attribute| node.message(5, attribute));
+            graph.message(1, &node);
+            nodes += 1;
+            value = output;
+        };
     if options.normalise {
         step(&mut graph, "Sub", &["mean"], &[], None);
         step(&mut graph, "Div", &["std"], &[], None);
@@ -121,7 +123,8 @@ fn graph(layers: &[Layer], model: &HashModel, card: &Card, options: Options) -> 
                 step(&mut graph, "Conv", &[&format!("{name}.weight"), &format!("{name}.bias")], &attributes, None);
                 step(&mut graph, "Relu", &[], &[], None);
                 if let Some(pool) = pool {
-                    let attributes = [integers("kernel_shape", &pair(&pool.kernel)), integers("strides", &pair(&pool.stride))];
+                    let attributes =
+                        [integers("kernel_shape", &pair(&pool.kernel)), integers("strides", &pair(&pool.stride))];
                     step(&mut graph, "MaxPool", &[], &attributes, None);
                 }
             }

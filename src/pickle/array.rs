@@ -113,7 +113,11 @@ impl Raw {
         };
         let size = shape.iter().try_fold(number.size(), |size, length| size.checked_mul(*length));
         if size != Some(bytes.len()) {
-            return Err(Error::data(format!("a NumPy array {shape:?} of {}-byte numbers has {} bytes", number.size(), bytes.len())));
+            return Err(Error::data(format!(
+                "a NumPy array {shape:?} of {}-byte numbers has {} bytes",
+                number.size(),
+                bytes.len()
+            )));
         }
         let mut data = Cow::Borrowed(&**bytes);
         if *fortran && shape.iter().filter(|length| **length > 1).count() > 1 {

@@ -181,9 +181,10 @@ fn tensor<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let strides = numbers(machine, *strides).filter(|strides| strides.len() == shape.len()).ok_or_else(fault)?;
     let offset = number_of(machine, *offset).and_then(|offset| offset.checked_add(storage.offset)).ok_or_else(fault)?;
     // The last element must lie inside; an empty tensor has none.
-    let last = shape.iter().zip(&strides).try_fold(offset, |last, (length, stride)| {
-        last.checked_add(length.saturating_sub(1).checked_mul(*stride)?)
-    });
+    let last = shape
+        .iter()
+        .zip(&strides)
+        .try_fold(offset, |last, (length, stride)| last.checked_add(length.saturating_sub(1).checked_mul(*stride)?));
     let is_empty = shape.contains(&0);
     if !is_empty && last.is_none_or(|last| last >= storage.total) {
         return Err(Error::data("a tensor that reaches beyond its storage"));

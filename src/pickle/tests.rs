@@ -21,7 +21,10 @@ fn every_protocol_gives_the_same_data() {
         let root = pickle.root();
         assert_eq!(root.entries().unwrap().len(), 13, "protocol {protocol}");
         let data = array(root, "data");
-        assert_eq!((data.number, &data.shape[..], &*data.data), (Number::U8, &[2, 6][..], &(0..12).collect::<Vec<u8>>()[..]));
+        assert_eq!(
+            (data.number, &data.shape[..], &*data.data),
+            (Number::U8, &[2, 6][..], &(0..12).collect::<Vec<u8>>()[..])
+        );
         let labels: Vec<i64> = root.get("labels").unwrap().elements().unwrap().filter_map(Value::integer).collect();
         assert_eq!(labels, [3, -1, 300, 70000]);
         assert_eq!(root.get("name").unwrap().text(), Some("caf\u{e9} '\n\\ \u{20ac}"));
@@ -110,7 +113,12 @@ fn what_grows_beyond_the_limits_is_refused() {
     bytes.push(b'.');
     assert!(told(&bytes).contains("more bytes than it has"));
     // Lengths that lie.
-    for lie in [&b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"\x8b\xff\xff\xff\xff"] {
+    for lie in [
+        &b"\x8e\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"X\xff\xff\xff\xff",
+        b"\x8b\xff\xff\xff\xff",
+    ] {
         assert!(told(lie).contains("cut short"));
     }
 }

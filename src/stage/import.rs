@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn a_network_is_the_same_whoever_wrote_it() {
         let desk = Desk::new();
-        let files = ["torch_zip", "torch_legacy", "torch_half", "torch_wrapped", "paddle_2", "paddle_4", "npz", "safetensors"];
+        let files =
+            ["torch_zip", "torch_legacy", "torch_half", "torch_wrapped", "paddle_2", "paddle_4", "npz", "safetensors"];
         let models = files.map(|file| {
             std::fs::write(desk.path(file), testdata::peer(file)).unwrap();
             desk.run("import", params(file, 8)).ok().bytes("model")

@@ -26,6 +26,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A format of files of weights.
+#[derive(Debug)]
 pub struct Format {
     /// What people call it.
     pub name: &'static str,
@@ -44,6 +45,7 @@ pub static FORMATS: &[Format] =
     &[torch::FORMAT, npz::FORMAT, torch_legacy::FORMAT, paddle::FORMAT, safetensors::FORMAT];
 
 /// What a format is recognised by.
+#[derive(Debug)]
 struct Head {
     /// The first bytes.
     bytes: Vec<u8>,

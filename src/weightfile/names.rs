@@ -90,7 +90,8 @@ impl Layout {
 
 /// What stands in front of every name of a file.
 fn wrapper(file: &WeightFile) -> &'static str {
-    let all = |prefix: &&&str| !file.tensors().is_empty() && file.tensors().iter().all(|t| t.name.starts_with(**prefix));
+    let all =
+        |prefix: &&&str| !file.tensors().is_empty() && file.tensors().iter().all(|t| t.name.starts_with(**prefix));
     WRAPPED.iter().find(all).copied().unwrap_or_default()
 }
 

@@ -51,7 +51,9 @@ fn open(path: &Path, mut file: &File) -> Result<Contents> {
         let Some(array) = value.array() else {
             match name.as_str() {
                 NAMES => {}
-                PARTS => return Err(Error::data("the file holds arrays cut in parts").hint("save it with `protocol=4`")),
+                PARTS => {
+                    return Err(Error::data("the file holds arrays cut in parts").hint("save it with `protocol=4`"));
+                }
                 _ => contents.skipped.push(format!("{name} ({})", value.kind())),
             }
             continue;

@@ -34,9 +34,7 @@ pub fn header(path: &Path, mut file: &File) -> Result<(Metadata, u64)> {
     let io = |error: std::io::Error| Error::io("read", path, &error);
     let length = file.metadata().map_err(io)?.len();
     file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let not = |note: String| {
-        Error::data(format!("`{}` is not a whole safetensors file", path.display())).note(note)
-    };
+    let not = |note: String| Error::data(format!("`{}` is not a whole safetensors file", path.display())).note(note);
     let mut size = [0; 8];
     file.read_exact(&mut size).map_err(|_| not(format!("it has {length} bytes")))?;
     let header = u64::from_le_bytes(size);

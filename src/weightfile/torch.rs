@@ -92,8 +92,11 @@ pub(super) fn state(root: Value, locate: &dyn Fn(&str, u64) -> Result<u64>) -> R
             }
         };
         let at = start + tensor.offset as u64 * width;
-        let place =
-            if in_order(&tensor.shape, &tensor.strides) { Place::At(at) } else { Place::Strided(at, tensor.strides.clone()) };
+        let place = if in_order(&tensor.shape, &tensor.strides) {
+            Place::At(at)
+        } else {
+            Place::Strided(at, tensor.strides.clone())
+        };
         contents.tensors.push(Tensor { name, number: tensor.number, shape: tensor.shape.clone(), place });
     }
     Ok(contents)

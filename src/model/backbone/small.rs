@@ -83,7 +83,13 @@ impl BuildBackbone for Small {
     fn layers(&self) -> Option<Vec<Layer>> {
         let convolutions = (0..self.channels.len()).map(|block| {
             let side = if block == 0 { 5 } else { 3 };
-            Layer::Conv { name: format!("features.{}", 3 * block), side, stride: 1, padding: side / 2, pool: Some(POOL) }
+            Layer::Conv {
+                name: format!("features.{}", 3 * block),
+                side,
+                stride: 1,
+                padding: side / 2,
+                pool: Some(POOL),
+            }
         });
         let linear = Layer::Linear { name: "classifier.1".into(), relu: true };
         Some(convolutions.chain([Layer::Flatten, linear]).collect())
