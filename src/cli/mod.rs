@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod codes;
 mod compare;
 mod diff;
 mod dry_run;
@@ -71,6 +72,9 @@ enum Command {
     /// Read weights of other programs, and write weights for them
     #[command(subcommand)]
     Weights(weights::Command),
+    /// Write codes for other programs, and read theirs
+    #[command(subcommand)]
+    Codes(codes::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -166,6 +170,7 @@ pub fn run() -> Result<u8> {
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
         Command::Weights(command) => weights::run(&command),
+        Command::Codes(command) => codes::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

@@ -7,10 +7,11 @@ use super::tensor_error;
 use super::tensor_file::{TensorFile, write};
 use crate::error::{Error, Kind, Result};
 use crate::image::Transform;
-use crate::weightfile::{Layout, Wanted, WeightFile, fit};
+use crate::weightfile::{self, Layout, Outgoing, Wanted, WeightFile, can_write, fit};
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -162,6 +163,28 @@ pub fn import(path: &Path, backbone: &BackboneSpec, side: usize, device: &Device
         var.set(&values).map_err(tensor_error)?;
     }
     Ok(Imported { model, format: file.format().name, names: layout.name })
+}
+
+/// Writes a network for another program, in the format that the file's ending tells, under the names of `names`.
+///
+/// # Errors
+/// An ending or names that nobody knows, and the disk.
+pub fn export(path: &Path, model: &HashModel, names: &str) -> Result<()> {
+    let (format, layout) = (can_write(path)?, Layout::find(names)?);
+    let parameters = model.parameters();
+    let outgoing = parameters.iter().map(|(name, var)| {
+        let (mut shape, turns) = (var.dims().to_vec(), var.rank() == 2 && layout.is_transposed(format));
+        if turns {
+            shape.reverse();
+        }
+        Outgoing { name: layout.theirs(name), shape, turns }
+    });
+    let mut source = |index: usize| {
+        let flat = parameters[index].1.flatten_all().and_then(|flat| flat.to_vec1());
+        flat.map_err(tensor_error)
+    };
+    let outgoing: Vec<Outgoing> = outgoing.collect();
+    weightfile::write(path, format, &outgoing, &BTreeMap::new(), &mut source)
 }
 
 /// Length of the codes that a file's hash layer gives, at most what a network may have.

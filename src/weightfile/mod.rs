@@ -42,7 +42,7 @@ pub struct Format {
 
 /// Every format, in the order they are tried.
 pub static FORMATS: &[Format] =
-    &[torch::FORMAT, npz::FORMAT, torch_legacy::FORMAT, paddle::FORMAT, safetensors::FORMAT];
+    &[torch::FORMAT, npz::FORMAT, torch_legacy::FORMAT, safetensors::FORMAT, paddle::FORMAT];
 
 /// What a format is recognised by.
 #[derive(Debug)]
@@ -110,7 +110,8 @@ impl WeightFile {
         let Some(format) = FORMATS.iter().find(|format| (format.fits)(&head)) else {
             let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
             return Err(Error::data(format!("`{}` is no file of weights", path.display()))
-                .note(format!("read are {}", names.join(", "))));
+                .note(format!("it is none of {}", names.join(", ")))
+                .hint("it may have been cut short: copy or download it again"));
         };
         let contents = (format.open)(path, &file).map_err(|error| named(error, path))?;
         let file = Self { path: path.to_path_buf(), file, format, contents };

@@ -3,6 +3,10 @@
 //! Only the messages of ONNX's protocol buffers that such a graph needs are written, by hand: field numbers are those of
 //! `onnx.proto3`. ir_version 7 and opset 13 are old enough for every runtime of the last years.
 
+mod run;
+
+pub use run::Onnx;
+
 use super::backbone::Layer;
 use super::net::{HASH_LAYER, HashModel};
 use super::tensor_error;
