@@ -15,14 +15,17 @@ pub mod process;
 pub mod seeded;
 
 // The domain: knows nothing of pipelines.
+pub mod certainty;
+pub mod codefile;
 pub mod dataset;
+pub mod external;
 pub mod image;
 pub mod kernel;
 pub mod model;
 pub mod npy;
+pub mod per_query;
 pub mod pickle;
 pub mod retrieval;
-pub mod codefile;
 pub mod weightfile;
 
 // The steps, in the order data flows.

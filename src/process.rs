@@ -7,12 +7,12 @@
 #![expect(unsafe_code, reason = "asking for a signal at the parent's death is only possible between fork and exec")]
 
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpgrp, getpid};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a process and its finished children have used.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -46,6 +46,38 @@ pub fn start(command: &mut Command) -> std::io::Result<Child> {
     let child = command.spawn()?;
     started.insert(child.id());
     Ok(child)
+}
+
+/// How long this process and what it started stood still, and since when it does.
+static PAUSES: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
+
+/// How long [`pause`] has held everything so far: limits of time do not count it.
+pub fn paused() -> Duration {
+    let (total, since) = *PAUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    total + since.map_or(Duration::ZERO, |since| since.elapsed())
+}
+
+/// Stops all that [`start`] has started, with everything below it, and then this process, as a terminal's Ctrl-Z asks
+/// for. Returns when somebody lets this process go on; the others do so by then, too.
+pub fn pause() {
+    // Held all the while: a process that is started meanwhile would go on alone.
+    let started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let tell = |signal: Signal| {
+        for pid in started.iter().filter_map(|pid| i32::try_from(*pid).ok()).map(Pid::from_raw) {
+            let _ = killpg(pid, signal);
+            for pid in descendants(pid) {
+                let _ = kill(pid, signal);
+            }
+        }
+    };
+    let set = |change: &dyn Fn(&mut (Duration, Option<Instant>))| {
+        change(&mut PAUSES.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    set(&|pauses| pauses.1 = Some(Instant::now()));
+    tell(Signal::SIGSTOP);
+    let _ = raise(Signal::SIGSTOP);
+    tell(Signal::SIGCONT);
+    set(&|pauses| pauses.0 += pauses.1.take().map_or(Duration::ZERO, |since| since.elapsed()));
 }
 
 /// Collects a process that [`start`] has started and that has ended.

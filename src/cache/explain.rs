@@ -1,7 +1,9 @@
 //! Why a task runs, part by part: what its key holds now beside what it held before.
 
 use super::reason::{Difference, differences};
-use super::{Action, CONTENT, Line, Store};
+use super::sets::{self, Members, set_digest};
+use super::{Action, CONTENT, Contents, Line, Store};
+use crate::plan::{Target, Task};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +13,7 @@ use std::io::{BufRead as _, BufReader};
 pub struct Explained {
     #[serde(flatten)]
     pub difference: Difference,
-    /// For contents that the cache still has: what was added and removed.
+    /// For contents that the cache still has, and sets of files: what was added, removed and changed.
     pub detail: Option<String>,
 }
 
@@ -22,21 +24,54 @@ pub struct Comparison {
     pub differences: Vec<Explained>,
 }
 
+/// A task as it stands: its key lines, and what they were made from.
+pub struct Now<'a> {
+    pub task: &'a Task,
+    pub contents: &'a Contents,
+    pub lines: &'a [Line],
+}
+
+impl Now<'_> {
+    /// What a set with this digest holds that the task reads now.
+    fn set(&self, store: &Store, digest: &str) -> Option<Members> {
+        if set_digest(&self.contents.files) == digest {
+            return Some(self.contents.files.clone());
+        }
+        let mut folders = self.task.inputs.iter().filter_map(|(text, target)| match target {
+            Target::Path { path } if self.contents.inputs.get(text)? == digest && path.is_dir() => Some(path),
+            _ => None,
+        });
+        folders.next().and_then(|folder| store.digests().listing(folder).ok())
+    }
+}
+
 /// Compares a task's key lines with an earlier result's.
-pub fn compare(store: &Store, earlier: Action, lines: &[Line]) -> Comparison {
-    let differences = differences(&earlier.lines, lines)
+pub fn compare(store: &Store, earlier: Action, now: &Now) -> Comparison {
+    let differences = differences(&earlier.lines, now.lines)
         .into_iter()
-        .map(|difference| Explained { detail: detail(store, &difference), difference })
+        .map(|difference| Explained {
+            detail: detail(store, &difference).or_else(|| of_sets(store, &difference, now)),
+            difference,
+        })
         .collect();
     Comparison { earlier, differences }
 }
 
 /// Compares a task's key lines with the earlier result of this pipeline that differs least.
-pub fn nearest(store: &Store, pipeline: &str, task: &str, lines: &[Line]) -> Option<Comparison> {
+pub fn nearest(store: &Store, pipeline: &str, now: &Now) -> Option<Comparison> {
     let known = store.known(pipeline);
-    let earlier = known.keys(task).into_iter().filter_map(|key| store.action(key));
-    let nearest = earlier.min_by_key(|action| differences(&action.lines, lines).len())?;
-    Some(compare(store, nearest, lines))
+    let earlier = known.keys(&now.task.name).into_iter().filter_map(|key| store.action(key));
+    let nearest = earlier.min_by_key(|action| differences(&action.lines, now.lines).len())?;
+    Some(compare(store, nearest, now))
+}
+
+/// Files that were added, removed and changed, if both contents are sets of which that is known.
+fn of_sets(store: &Store, difference: &Difference, now: &Now) -> Option<String> {
+    let digest = |value: &Option<String>| Some(value.as_deref()?.rsplit_once(CONTENT)?.1.to_string());
+    let (old, new) = (digest(&difference.old)?, digest(&difference.new)?);
+    let old = store.set(&old)?;
+    let new = now.set(store, &new).or_else(|| store.set(&new))?;
+    Some(sets::difference(&old, &new))
 }
 
 /// Lines that were added and removed, if both contents are texts in the cache.

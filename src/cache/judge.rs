@@ -139,12 +139,7 @@ impl<'a> Judge<'a> {
         if let Some((path, _)) = held(&self.programs).get(word) {
             return Ok(path.clone());
         }
-        let found = match word.contains('/') {
-            true => Some(self.plan.project.join(word)).filter(|path| path.is_file()),
-            false => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-                .map(|folder| folder.join(word))
-                .find(|path| is_program(path)),
-        };
+        let found = find_program(&self.plan.project, word);
         let Some(path) = found else {
             let hint = match word.contains('/') {
                 true => "paths of programs are taken from the project folder",
@@ -332,15 +327,10 @@ impl<'a> Judge<'a> {
     fn fact(&self, task: &Task, fact: Fact) -> Result<(String, String)> {
         Ok(match fact {
             Fact::Program(word) => ("program".into(), format!("{CONTENT}{}", self.program_digest(task, &word)?)),
-            // Its digest only: it may be a secret.
             Fact::Variable(name) => {
-                let value = match std::env::var(&name) {
-                    Ok(value) => format!("{CONTENT}{}", blake3::hash(value.as_bytes()).to_hex()),
-                    Err(std::env::VarError::NotPresent) => "not set".into(),
-                    Err(std::env::VarError::NotUnicode(_)) => {
-                        return Err(Error::input(format!("the environment variable `{name}` is not UTF-8"))
-                            .at(self.plan.place(task, "env", crate::config::Mark::Value)));
-                    }
+                let Some(value) = told_of_variable(&name) else {
+                    return Err(Error::input(format!("the environment variable `{name}` is not UTF-8"))
+                        .at(self.plan.place(task, "env", crate::config::Mark::Value)));
                 };
                 (format!("env.{name}"), value)
             }
@@ -350,6 +340,26 @@ impl<'a> Judge<'a> {
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the program lies that a word of a command means: a path from the project's folder, or a name that `PATH` finds.
+pub(super) fn find_program(project: &Path, word: &str) -> Option<PathBuf> {
+    match word.contains('/') {
+        true => Some(project.join(word)).filter(|path| path.is_file()),
+        false => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|folder| folder.join(word))
+            .find(|path| is_program(path)),
+    }
+}
+
+/// What a key holds of an environment variable: the digest of its value, which may be a secret. Nothing if that is not
+/// UTF-8.
+pub(super) fn told_of_variable(name: &str) -> Option<String> {
+    match std::env::var(name) {
+        Ok(value) => Some(format!("{CONTENT}{}", blake3::hash(value.as_bytes()).to_hex())),
+        Err(std::env::VarError::NotPresent) => Some("not set".into()),
+        Err(std::env::VarError::NotUnicode(_)) => None,
+    }
 }
 
 fn is_program(path: &Path) -> bool {

@@ -7,9 +7,11 @@
 //!     actions/8b/8b3d40...json      key -> record: key lines; each output's size and blake3; metrics; seconds; host
 //!     objects/5f/5f0c91...          the bytes, read-only, named by their own blake3; a folder stands as a folder
 //!     known/coco                    what each task of this pipeline came to, attempt by attempt: a memo
+//!     known/<digest>.idle           how all looked that a run with nothing to do looked at: a memo. See `idle.rs`
 //!     digests                       path, inode, size, times -> blake3: a memo, safe to delete
 //!     shards/3c/3ccf01...           codes and prepared images of parts of lists, named by what they were made from; each
 //!                                    has a checksum
+//!     sets/<digest>                 names and digests of the files behind one digest of a key: a memo
 //!     longer/<family>/100           key of the result of 100 epochs, of keys that differ in nothing else: a memo
 //!     scratch/8b3d40.../            checkpoints of unfinished work; `.lock` beside it is held while a task runs,
 //!                                   `.owner` says by whom and how far it is
@@ -31,6 +33,7 @@ mod digest;
 mod explain;
 mod extension;
 mod hold;
+mod idle;
 mod judge;
 mod keep;
 mod key;
@@ -38,14 +41,16 @@ mod known;
 mod lock;
 mod object;
 mod reason;
+mod sets;
 mod speeds;
 mod survey;
 
 pub use action::{Action, Made, Object, Outputs, Variant};
 pub use digest::{Digests, Watch, files_below};
-pub use explain::{Comparison, Explained, compare, nearest};
+pub use explain::{Comparison, Explained, Now, compare, nearest};
 pub use extension::{Extension, Member};
 pub use hold::Hold;
+pub use idle::Question;
 pub use judge::{Actions, Found, Judge, Results, Start, Verdict, inputs};
 pub use keep::{
     Fault, Freed, GRACE, Item, Limits, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
@@ -56,6 +61,7 @@ pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
 pub use object::this_boot;
 pub use reason::{Difference, Reason, differences};
+pub use sets::Members;
 pub use survey::{Standing, State, survey, survey_by, survey_with_lines};
 
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! How every task of a plan stands, without running or writing anything.
 
-use super::{Digests, Found, Judge, Key, Line, Made, Reason, Results, Start, Store, lines};
+use super::{Contents, Digests, Found, Judge, Key, Line, Made, Reason, Results, Start, Store, lines};
 use crate::error::Error;
 use crate::plan::{Plan, TaskId};
 use serde_json::{Value, json};
@@ -103,6 +103,8 @@ pub struct Standing {
     pub error: Option<Error>,
     /// Every part of its key, if asked for.
     pub lines: Option<Vec<Line>>,
+    /// What those were made from.
+    pub contents: Option<Contents>,
 }
 
 impl Standing {
@@ -117,6 +119,7 @@ impl Standing {
             made: None,
             error: None,
             lines: None,
+            contents: None,
         }
     }
 
@@ -229,7 +232,8 @@ impl Look<'_> {
             },
         };
         let (key, lines) = (Some(key), explained.then(|| lines(self.plan.task(id), &contents)));
-        Standing { runs: Some(runs), start, because, key, made, lines, ..Standing::blank(id, state) }
+        let contents = explained.then_some(contents);
+        Standing { runs: Some(runs), start, because, key, made, lines, contents, ..Standing::blank(id, state) }
     }
 
     /// Marks a task whose bytes are gone and needed: by a task that runs, or by the user.

@@ -1,7 +1,7 @@
 //! `hashpipe explain`: why a task runs, or where its result came from.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Action, CONTENT, Comparison, Explained, Standing, Store, compare, nearest, survey_with_lines};
+use crate::cache::{Action, CONTENT, Comparison, Explained, Now, Standing, Store, compare, nearest, survey_with_lines};
 use crate::config::Mark;
 use crate::error::Result;
 use crate::plan::{Plan, Task};
@@ -69,17 +69,18 @@ fn comparison(
     task: &Task,
     standing: &Standing,
 ) -> Result<Option<Comparison>> {
-    let Some(lines) = &standing.lines else { return Ok(None) };
+    let (Some(lines), Some(contents)) = (&standing.lines, &standing.contents) else { return Ok(None) };
+    let now = Now { task, contents, lines };
     if let Some(run) = &arguments.against {
         let runs = Runs::at(store.runs());
         let record = runs.read(&runs.find(run)?)?;
         let then = record.tasks.into_iter().find(|then| then.name == task.name).and_then(|then| then.key);
-        return Ok(then.and_then(|key| store.action(&key)).map(|action| compare(store, action, lines)));
+        return Ok(then.and_then(|key| store.action(&key)).map(|action| compare(store, action, &now)));
     }
     if standing.made.is_some() {
         return Ok(None);
     }
-    Ok(nearest(store, &plan.pipeline, &task.name, lines))
+    Ok(nearest(store, &plan.pipeline, &now))
 }
 
 fn ago(time: u64) -> String {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod codes;
+mod codes_arguments;
 mod compare;
 mod diff;
 mod dry_run;
@@ -12,12 +13,14 @@ mod verify;
 mod exit;
 mod graph;
 mod history;
+mod leaderboard;
 mod log;
 mod pin;
 mod query;
 mod run;
 mod runs;
 mod schema;
+mod search;
 mod shell;
 mod stages;
 mod status;
@@ -62,8 +65,11 @@ enum Command {
     /// Keep the record of a run for good
     Pin(pin::Arguments),
     /// Show every evaluation in the cache side by side, a table per protocol
-    #[command(alias = "leaderboard")]
+    Leaderboard(leaderboard::Arguments),
+    /// Compare two evaluations query by query: difference, interval, p-value
     Compare(compare::Arguments),
+    /// Find the codes nearest to given ones, in the codes of any program
+    Search(search::Arguments),
     /// Find the database images nearest to the given ones
     Query(query::Arguments),
     /// Show what the cache holds, free room, or check every byte
@@ -139,7 +145,12 @@ fn plan(file: &std::path::Path, over: &Over) -> Result<Plan> {
 
 impl Folders {
     fn cache(&self, plan: &Plan) -> PathBuf {
-        self.cache.clone().unwrap_or_else(|| plan.project.join("cache"))
+        self.cache_in(&plan.project)
+    }
+
+    /// The cache of a project.
+    fn cache_in(&self, project: &std::path::Path) -> PathBuf {
+        self.cache.clone().unwrap_or_else(|| project.join("cache"))
     }
 
     /// The pipeline's folder in `output/`.
@@ -166,7 +177,9 @@ pub fn run() -> Result<u8> {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
+        Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
         Command::Weights(command) => weights::run(&command),

@@ -3,14 +3,15 @@
 use super::dry_run;
 use super::telling::{self, Telling};
 use super::{Folders, Pipeline};
-use crate::cache::{Actions, Results, Store, Watch, survey};
+use crate::cache::{Actions, Digests, Question, Results, Store, Watch, survey};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, TaskId};
+use crate::process;
 use crate::report::{Summary, duration, materialise, note, plural, print, screen};
 use crate::runs::Runs;
 use crate::schedule::{self, Asked, Gpus, INTERRUPTS, Machine, Options, Outcome, check_gpus};
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,6 +59,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    let question = question(arguments);
+    if let Some((cache, question)) = &question
+        && let Some(tasks) = Store::at(cache).nothing_to_do(question)
+    {
+        let store = Store::open(cache)?;
+        note(&nothing_to_do(usize::try_from(tasks).unwrap_or(usize::MAX), ""));
+        tidy(cache, &store);
+        return Ok(0);
+    }
     let plan = arguments.pipeline.plan()?;
     check_gpus(arguments.gpus.as_ref(), plan.tasks.iter().map(schedule::use_of_gpu))?;
     let asked = Asked { jobs: arguments.jobs.map(usize::from), gpus: arguments.gpus.clone(), host: plan.host };
@@ -101,19 +111,53 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
             return Err(error);
         }
     };
-    let told = finish(&plan, &store, &outcome, &output, &mut telling, arguments.json);
+    let digests = store.digests();
+    let told = finish(&plan, &store, &digests, &outcome, &output, &mut telling, arguments.json);
     let exit_code = told.as_ref().map_or_else(|error| error.kind().exit_code(), |()| outcome.exit_code());
     let exit_code = if exit_code == Kind::Interrupted.exit_code() { stopped_code() } else { exit_code };
     let actions = records(&plan, &store, &outcome.results);
     let by_name: std::collections::HashMap<&str, _> =
         actions.iter().map(|(id, action)| (plan.task(*id).name.as_str(), &action.metrics)).collect();
-    telling.finish(exit_code, |task| by_name.get(task).map(|metrics| (*metrics).clone()));
-    if let Some(text) = super::cache::tidy(&arguments.folders.cache(&plan), &store) {
-        note(&text);
+    let record = telling.finish(exit_code, |task| by_name.get(task).map(|metrics| (*metrics).clone()));
+    let idle = exit_code == 0 && record.is_none() && outcome.states.count(schedule::State::Cached) == plan.tasks.len();
+    if let Some((_, question)) = question.filter(|_| idle && plan.remarks.is_empty() && outcome.warnings.is_empty())
+        && let Some(newest) = runs.newest_files(&plan.pipeline)
+    {
+        let watched = [&newest[..], &[store.journal_path(&plan.pipeline)]].concat();
+        let found = (&outcome.results, &outcome.contents);
+        store.note_nothing_to_do(&question, &plan, found, &digests, &watched);
     }
+    tidy(&arguments.folders.cache(&plan), &store);
     // As with the settings: the process ends, and all of this at once with it.
     std::mem::forget((plan, outcome));
     told.map(|()| exit_code)
+}
+
+/// The cache and the question, if nothing is asked but to bring all of a pipeline up to date.
+fn question(arguments: &Arguments) -> Option<(PathBuf, Question)> {
+    let all = arguments.only.is_empty() && arguments.from.is_empty() && arguments.force.is_empty();
+    let told = arguments.json || arguments.verbose || arguments.events.is_some() || arguments.dry_run;
+    if !all || told || arguments.gpus.is_some() {
+        return None;
+    }
+    let (file, over) = (&arguments.pipeline.file, &arguments.pipeline.over);
+    let project = crate::config::project(file).ok()?;
+    let cache = arguments.folders.cache_in(&project);
+    let output = arguments.folders.output.as_ref().map(|output| output.to_string_lossy().into_owned());
+    let mut parts = vec![];
+    for part in [over.profile.as_deref(), output.as_deref()] {
+        parts.extend([if part.is_some() { "given" } else { "" }, part.unwrap_or_default()]);
+    }
+    parts.extend(over.sets.iter().map(String::as_str));
+    let question = Question::new(&Store::at(&cache), &project, file, &parts)?;
+    Some((cache, question))
+}
+
+/// Keeps the cache to its limits.
+fn tidy(cache: &Path, store: &Store) {
+    if let Some(text) = super::cache::tidy(cache, store) {
+        note(&text);
+    }
 }
 
 /// The records of what is worth showing: commands that measure nothing are many and say nothing.
@@ -137,12 +181,13 @@ fn everything(plan: &Plan, store: &Store, outcome: &Outcome) -> Results {
 fn finish(
     plan: &Plan,
     store: &Store,
+    digests: &Digests,
     outcome: &Outcome,
     output: &Path,
     telling: &mut Telling,
     json: bool,
 ) -> Result<()> {
-    for warning in outcome.warnings.iter().chain(&materialise(plan, store, &outcome.results, output)?) {
+    for warning in outcome.warnings.iter().chain(&materialise(plan, store, digests, &outcome.results, output)?) {
         telling.say(&warning.render("warning"));
     }
     let summary = Summary::new(plan, &records(plan, store, &everything(plan, store, outcome)), output);
@@ -169,12 +214,16 @@ fn last_line(outcome: &Outcome, place: &str, logs: &Path) -> String {
         .map(|(state, word)| format!("{} {word}", count(*state)))
         .collect();
     if ran == 0 && problems.is_empty() {
-        format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task"))
+        nothing_to_do(cached, place)
     } else if problems.is_empty() {
         format!("hashpipe: ran {} in {}, {cached} cached{place}", plural(ran, "task"), duration(outcome.seconds))
     } else {
         format!("hashpipe: {}, {ran} ran, {cached} cached; logs: {}", problems.join(", "), logs.display())
     }
+}
+
+fn nothing_to_do(cached: usize, place: &str) -> String {
+    format!("hashpipe: nothing to do, {} cached{place}", plural(cached, "task"))
 }
 
 /// What to bring up to date.
@@ -205,10 +254,15 @@ fn stopped_code() -> u8 {
 fn watch_for_interrupts(watch: Arc<Watch>) -> Result<()> {
     /// Presses after which nothing is waited for any more: the tasks end with their runner.
     const AT_ONCE: usize = 3;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP])
         .map_err(|e| Error::new(Kind::Io, format!("cannot watch for Ctrl-C: {e}")))?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
+            // Tasks are in groups of their own, where the terminal's Ctrl-Z does not reach them.
+            if signal == SIGTSTP {
+                process::pause();
+                continue;
+            }
             watch.stop();
             TERMINATED.fetch_or(signal != SIGINT, Ordering::SeqCst);
             if INTERRUPTS.fetch_add(1, Ordering::SeqCst) + 1 >= AT_ONCE {

@@ -1,6 +1,10 @@
 //! `hashpipe weights`: what files of weights hold, and the same weights for other programs.
 
 use crate::error::{Error, Result};
+use crate::image::Transform;
+use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
+use crate::model::onnx;
+use crate::model::weights::{self, Card};
 use crate::report::{count, note, print, table};
 use crate::weightfile::{self, Format, Layout, Outgoing, Tensor, WeightFile};
 use clap::{Args, Subcommand};
@@ -31,12 +35,18 @@ pub(super) struct Inspect {
 pub(super) struct Convert {
     /// A file of PyTorch, PaddlePaddle, safetensors or NumPy
     input: PathBuf,
-    /// `.safetensors`, `.pth`, `.pdparams` or `.npz`
+    /// `.safetensors`, `.pth`, `.pdparams`, `.npz` or `.onnx`
     output: PathBuf,
     /// Whose names the tensors get: `hashpipe`, `torchvision`, `deephash` or `paddle_hashnet` [default: as they are;
     /// between PyTorch and PaddlePaddle, those of the other reproduction]
     #[arg(long, value_name = "WHOSE")]
     names: Option<String>,
+    /// For ONNX: normalise in the graph, so that it takes RGB scaled to 0..1
+    #[arg(long)]
+    normalise: bool,
+    /// For ONNX: a second output `code`, true where a logit is above 0
+    #[arg(long)]
+    sign: bool,
 }
 
 pub(super) fn run(command: &Command) -> Result<u8> {
@@ -111,7 +121,10 @@ fn to_json(layout: &Layout, tensor: &Tensor, extent: Option<&[f64; 3]>) -> Value
 }
 
 fn convert(arguments: &Convert) -> Result<u8> {
-    let Convert { input, output, names } = arguments;
+    let Convert { input, output, names, normalise, sign } = arguments;
+    if output.extension().is_some_and(|ending| ending == "onnx") {
+        return to_onnx(arguments);
+    }
     let format = weightfile::can_write(output)?;
     let file = WeightFile::open(input)?;
     if same_file(input, output) {
@@ -129,11 +142,31 @@ fn convert(arguments: &Convert) -> Result<u8> {
             Outgoing { name, shape, turns }
         })
         .collect();
+    if *normalise || *sign {
+        return Err(Error::input("`--normalise` and `--sign` are for `.onnx`"));
+    }
     // What the metadata say of a network is about names as hashpipe has them.
     let metadata = if to.name == "hashpipe" { file.metadata().clone() } else { Default::default() };
     let mut source = |index: usize| file.read_f32(&file.tensors()[index]);
     weightfile::write(output, format, &tensors, &metadata, &mut source)?;
     note(&format!("{}: {} tensors, names of {}", output.display(), tensors.len(), to.name));
+    Ok(0)
+}
+
+/// Writes the network of a file: a hashpipe model says what it is, weights of others are taken for AlexNet's.
+fn to_onnx(arguments: &Convert) -> Result<u8> {
+    let Convert { input, output, normalise, sign, .. } = arguments;
+    let is_ours = WeightFile::open(input)?.metadata().contains_key("hashpipe");
+    let (model, card) = if is_ours {
+        weights::load(input, &crate::device::open(None)?)?
+    } else {
+        let (backbone, transform) = (BackboneSpec::AlexNet(AlexNet::default()), Transform::imagenet(256, 224));
+        let model = weights::import(input, &backbone, transform.crop as usize, &crate::device::open(None)?)?.model;
+        let card = Card::new(backbone, model.bits(), transform, vec![]);
+        (model, card)
+    };
+    onnx::write(output, &model, &card, onnx::Options { normalise: *normalise, sign: *sign })?;
+    note(&format!("{}: {} bits, images of {} pixels", output.display(), model.bits(), model.side()));
     Ok(0)
 }
 

@@ -64,6 +64,10 @@ impl Source {
         Ok((Self { path: path.to_path_buf(), text, document: OnceLock::new() }, value))
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The place of the key or value at `path`.
     pub(super) fn place(&self, path: &[String], mark: Mark) -> Option<Place> {
         let document = self.document.get_or_init(|| Document::parse(self.text.clone()).ok()).as_ref()?;

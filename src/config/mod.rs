@@ -43,6 +43,14 @@ pub struct Config {
 pub struct Places(Arc<Vec<Layer>>);
 
 impl Places {
+    /// The files among the layers, with their texts.
+    pub fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.0.iter().filter_map(|layer| match &layer.origin {
+            Origin::File { source, .. } => Some((source.path.as_path(), source.text())),
+            Origin::Env | Origin::Set(_) => None,
+        })
+    }
+
     /// Where the key or value at `path` was last written; the nearest table above it if it was not written at all.
     pub fn place(&self, path: &[&str], mark: Mark) -> Option<Place> {
         let path: Vec<String> = path.iter().map(ToString::to_string).collect();
@@ -340,6 +348,14 @@ fn profiles(layers: &[Layer], profile: &str) -> Result<Vec<Layer>> {
             .hint(known_or_nearest(profile, &known, "profiles")));
     }
     Ok(found)
+}
+
+/// The folder that relative paths of a pipeline file are taken from; empty for the present one.
+///
+/// # Errors
+/// If the present folder cannot be found.
+pub fn project(file: &Path) -> Result<PathBuf> {
+    project_of(file)
 }
 
 /// The folder that holds `pipelines/`, if the file lies in one; otherwise the file's own folder.

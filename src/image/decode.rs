@@ -4,6 +4,7 @@
 //! become RGB; of 16-bit colours the upper 8 bits are kept, and 16-bit greys above 255 become 255, as Pillow has it.
 //! EXIF orientation is ignored, as Pillow and the reference ignore it, unless it is asked for.
 
+use super::indexed_tiff::Indexed;
 use super::{Window, jpeg};
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
@@ -69,7 +70,30 @@ pub(super) fn decode_part(bytes: &[u8], part: &mut dyn FnMut(usize, usize) -> Wi
     if format == ImageFormat::Jpeg {
         return jpeg::decode(bytes, part);
     }
+    if format == ImageFormat::Tiff
+        && let Some(indexed) = Indexed::read(bytes)
+    {
+        return decode_indexed(&indexed);
+    }
     decode_other(bytes, format).map_err(|e| DecodeError(e.to_string()))?
+}
+
+/// Decodes a TIFF of palette indices.
+fn decode_indexed(indexed: &Indexed) -> Result<Pixels, DecodeError> {
+    check_size(indexed.width.into(), indexed.height.into())?;
+    let reader = reader(&indexed.greys, ImageFormat::Tiff);
+    let packed = reader.decode().map_err(|e| DecodeError(e.to_string()))?.into_luma8();
+    let data = indexed.colours(packed.as_raw()).ok_or_else(|| DecodeError("the image is cut off".into()))?;
+    Ok(Pixels::new(indexed.width as usize, indexed.height as usize, data))
+}
+
+/// A reader that asks for no more memory than the largest image needs.
+fn reader(bytes: &[u8], format: ImageFormat) -> ImageReader<Cursor<&[u8]>> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_PIXELS * WIDEST_PIXEL);
+    reader.limits(limits);
+    reader
 }
 
 /// Returns an error if an image of this size must not be decoded.
@@ -84,11 +108,7 @@ pub(super) fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat) -> image::ImageResult<Result<Pixels, DecodeError>> {
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_PIXELS * WIDEST_PIXEL);
-    reader.limits(limits);
-    let decoder = reader.into_decoder()?;
+    let decoder = reader(bytes, format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     if let Err(refused) = check_size(width.into(), height.into()) {
         return Ok(Err(refused));

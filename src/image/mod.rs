@@ -3,6 +3,7 @@
 mod decode;
 #[cfg(test)]
 pub(crate) mod golden;
+mod indexed_tiff;
 mod jpeg;
 mod orientation;
 mod resize;

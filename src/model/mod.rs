@@ -14,6 +14,7 @@ mod probe;
 mod recipe;
 mod record;
 pub mod schedule;
+mod selection;
 mod tensor_file;
 mod train_loop;
 pub mod weights;
@@ -25,7 +26,8 @@ pub use net::{HashModel, Mode};
 pub use probe::Probe;
 pub use recipe::Recipe;
 pub use record::{Record, Tick};
-pub use train_loop::{Files, Trained, Watch, train};
+pub use selection::{Measure, Selected, Selection};
+pub use train_loop::{Files, Trained, Watch, train, train_selecting};
 
 use crate::error::{Error, Kind};
 

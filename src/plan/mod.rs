@@ -15,7 +15,7 @@ use crate::names::known_or_nearest;
 use crate::stage::{Kind, Ref, Stage};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A task's number in its plan; smaller ones never need larger ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +84,11 @@ impl Plan {
 
     pub fn task(&self, id: TaskId) -> &Task {
         &self.tasks[id.0]
+    }
+
+    /// The files it was read from, with their texts.
+    pub fn texts(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.places.texts()
     }
 
     /// Where a parameter of a task, `optimizer.lr`, was written.

@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 ///
 /// They are copies, sharing blocks where the file system can: editing one cannot harm the cache, and the next run
 /// restores it.
-pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path) -> Result<Vec<Error>> {
-    let digests = store.digests();
+pub fn materialise(
+    plan: &Plan,
+    store: &Store,
+    digests: &Digests,
+    results: &Results,
+    folder: &Path,
+) -> Result<Vec<Error>> {
     let wanted = |task: &Task| -> Vec<(Object, PathBuf)> {
         let Some(made) = results.get(&task.id) else { return vec![] };
         let shown = task.step.shown().into_iter().map(|(port, name)| (port, task_folder(folder, task).join(name)));
@@ -23,7 +28,7 @@ pub fn materialise(plan: &Plan, store: &Store, results: &Results, folder: &Path)
         objects.filter(|(object, to)| digests.path(to).ok().as_ref() != Some(&object.digest)).collect()
     };
     let wanted: Vec<(Object, PathBuf)> = plan.tasks.par_iter().flat_map_iter(wanted).collect();
-    let mut places = Places { store, digests: &digests, warnings: vec![], workspace: None };
+    let mut places = Places { store, digests, warnings: vec![], workspace: None };
     for (object, to) in &wanted {
         places.put(object, to)?;
     }

@@ -28,6 +28,7 @@ mod labels;
 mod rank;
 mod refusal;
 mod search;
+mod statistics;
 
 pub use codes::{Codes, MAX_BITS, MAX_CODES};
 pub use evaluation::{Evaluation, QueryResult, evaluate};
@@ -36,3 +37,4 @@ pub use hamming::distances;
 pub use labels::Labels;
 pub use refusal::Refusal;
 pub use search::{Neighbour, top_k, within};
+pub use statistics::{Buckets, Correlation, Occupancy, Quantisation, Statistics};

@@ -160,6 +160,14 @@ impl Runs {
         Some((RunId::parse(id)?, keys.filter_map(|(key, task)| Some((task.to_string(), Key::parse(key)?))).collect()))
     }
 
+    /// The files by which the newest run of a pipeline is known; nothing if there is none.
+    pub fn newest_files(&self, pipeline: &str) -> Option<[PathBuf; 2]> {
+        let path = self.newest_path(pipeline);
+        let text = std::fs::read_to_string(&path).ok()?;
+        let id = RunId::parse(text.lines().next()?)?;
+        Some([path, self.folder(&id).join("run.json")])
+    }
+
     /// Notes a pipeline's newest run; tasks that were not part of it keep the keys they had.
     fn set_newest(&self, record: &Record) -> Result<()> {
         let mut keys = self.newest(&record.pipeline).map(|(_, keys)| keys).unwrap_or_default();

@@ -37,6 +37,11 @@ impl Guard {
         Self { cached: true, ..Self::new(path, digest) }
     }
 
+    /// A folder of the user's, with the digest that the key holds.
+    pub(super) fn folder(&self) -> Option<(&Path, &str)> {
+        (!self.cached && self.path.is_dir()).then_some((&self.path, &self.digest))
+    }
+
     /// Whether nobody wrote to it. That it holds what it held before is not enough: it may have held something else
     /// meanwhile, when the task read it.
     fn holds(&self, digests: &Digests) -> bool {

@@ -24,7 +24,7 @@ pub use run::run;
 pub use simulate::Prediction;
 pub use state::{State, States};
 
-use crate::cache::{Key, Results, Watch};
+use crate::cache::{Contents, Key, Results, Watch};
 use crate::error::{Error, Kind};
 use crate::plan::TaskId;
 use std::collections::HashMap;
@@ -58,6 +58,8 @@ pub struct Outcome {
     pub states: States,
     pub results: Results,
     pub keys: HashMap<TaskId, Key>,
+    /// What the tasks read that had their results.
+    pub contents: HashMap<TaskId, Contents>,
     /// What went wrong, in order.
     pub errors: Vec<Error>,
     /// What could not be written down beside the results.

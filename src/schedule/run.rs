@@ -16,6 +16,7 @@ use crate::cache::{
 use crate::error::{Error, Kind, Result};
 use crate::event::Event;
 use crate::plan::{Plan, Target, TaskId};
+use crate::process;
 use crate::stage::{Input, Message};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -60,6 +61,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         running: HashMap::new(),
         results: HashMap::new(),
         keys: HashMap::new(),
+        contents: HashMap::new(),
         errors: vec![],
         sender,
         interrupts_seen: 0,
@@ -94,6 +96,8 @@ struct Running {
     /// When it will be asked to end, and how long it may take in all; counted from when its process started, since it may
     /// have to wait for another run's.
     limit: Option<(Instant, Duration)>,
+    /// How long all stood still before that was set.
+    paused: Duration,
     /// Watches its GPU memory.
     meter: Option<Meter>,
     metered: Instant,
@@ -129,6 +133,8 @@ struct Run<'a> {
     running: HashMap<TaskId, Running>,
     results: Results,
     keys: HashMap<TaskId, Key>,
+    /// What the tasks read that had their results.
+    contents: HashMap<TaskId, Contents>,
     errors: Vec<Error>,
     sender: Sender<Note>,
     interrupts_seen: usize,
@@ -247,7 +253,10 @@ impl Run<'_> {
         self.keys.insert(id, verdict.key.clone());
         let forced = self.forced.contains(&id);
         let reason = match verdict.state {
-            Found::Hit(made) if !forced => return self.reuse(id, made, State::Cached),
+            Found::Hit(made) if !forced => {
+                self.contents.insert(id, verdict.contents);
+                return self.reuse(id, made, State::Cached);
+            }
             Found::Hit(_) => Reason::Forced,
             Found::Evicted(made, reason @ Reason::Gone { .. }) if !forced && !self.is_needed(id, &made) => {
                 drop(reason);
@@ -459,6 +468,7 @@ impl Run<'_> {
             extends_from: extends_from(self.store, &waiting.start),
             member: task.step.extends().and_then(|extends| Member::of(&waiting.lines, extends)),
             peak: peak.clone(),
+            files: waiting.contents.files.clone(),
             again: matches!(waiting.reason, Reason::Forced | Reason::Always),
             wait: !self.options.no_wait,
             ..Order::new(self.plan, task, &waiting.key, &waiting.lines, self.judge.digests())
@@ -471,6 +481,7 @@ impl Run<'_> {
             log,
             started: now,
             limit: None,
+            paused: Duration::ZERO,
             meter: None,
             metered: now,
             peak,
@@ -486,6 +497,7 @@ impl Run<'_> {
                 let (machine, timeout) = (&self.options.machine, self.plan.task(id).wants.timeout);
                 if let Some(running) = self.running.get_mut(&id) {
                     running.limit = timeout.map(|limit| (Instant::now() + limit.0, limit.0));
+                    running.paused = process::paused();
                     let cards = running.share.as_ref().map(Share::cards).unwrap_or_default();
                     running.meter = (!cards.is_empty()).then(|| machine.meter(pid, cards));
                 }
@@ -686,7 +698,8 @@ impl Run<'_> {
                 meter.poll();
                 running.peak.store(meter.peak().unwrap_or(0), Ordering::Relaxed);
             }
-            if let Some((end, limit)) = running.limit.filter(|(end, _)| *end <= now) {
+            let stood = process::paused().saturating_sub(running.paused);
+            if let Some((end, limit)) = running.limit.filter(|(end, _)| *end + stood <= now) {
                 running.leash.time_out(limit);
                 running.limit = Some((end + GRACE, limit));
             }
@@ -739,6 +752,7 @@ impl Run<'_> {
             states: self.states,
             results: self.results,
             keys: self.keys,
+            contents: self.contents,
             errors: self.errors,
             warnings,
             seconds,

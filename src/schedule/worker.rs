@@ -5,8 +5,8 @@ use super::out_of_memory::KillCount;
 use super::slots::Share;
 use crate::amounts::Period;
 use crate::cache::{
-    Action, Digests, Key, Line, Lookup, Member, Outputs, Owner, Store, Sync, Variant, Workspace, this_boot,
-    write_aside_with,
+    Action, CONTENT, Digests, Key, Line, Lookup, Member, Members, Outputs, Owner, Store, Sync, Variant, Workspace,
+    this_boot, write_aside_with,
 };
 use crate::error::{Error, FULL, Kind, Result};
 use crate::plan::{Plan, Task, TaskId};
@@ -72,6 +72,8 @@ pub(super) struct Order {
     /// The user's own files it reads.
     pub(super) guards: Vec<Guard>,
     pub(super) digests: Digests,
+    /// Its further files, by their names in the key.
+    pub(super) files: Members,
     /// Outputs of a smaller result to go on from, by name.
     pub(super) extends_from: BTreeMap<String, Input>,
     /// Its place among the results that longer ones can start from.
@@ -107,6 +109,7 @@ impl Order {
             share: Share { threads: 1, ..Share::default() },
             guards: vec![],
             digests: digests.clone(),
+            files: vec![],
             extends_from: BTreeMap::new(),
             member: None,
             peak: Arc::default(),
@@ -215,6 +218,7 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     {
         return Ok(Ended::Shared(Box::new(action)));
     }
+    keep_sets(store, order);
     let mut owner = owner(order);
     store.set_owner(&order.key, &owner);
     let mut told: Option<Instant> = None;
@@ -244,6 +248,17 @@ fn attempt(store: &Store, order: &Order, leash: &Leash, notes: &Sender<Note>) ->
     publish(store, order, action).map(|ran| Ended::Ran(Box::new(ran)))
 }
 
+/// Writes down what sets of files hold that are one digest in the key.
+fn keep_sets(store: &Store, order: &Order) {
+    let files = order.lines.iter().find(|line| line.name == "files" && !order.files.is_empty());
+    if let Some((_, digest)) = files.and_then(|line| line.value.rsplit_once(CONTENT)) {
+        store.keep_set(digest, || Some(order.files.clone()));
+    }
+    for (path, digest) in order.guards.iter().filter_map(Guard::folder) {
+        store.keep_set(digest, || order.digests.listing(path).ok());
+    }
+}
+
 /// What a process left behind that ended well. Its outputs go when this is dropped.
 pub(super) struct Computed {
     _workspace: Workspace,
@@ -263,7 +278,7 @@ pub(super) fn compute(
     begun: &dyn Fn(u32),
     hear: &mut dyn FnMut(Message),
 ) -> Result<Computed> {
-    let started = Instant::now();
+    let (started, paused) = (Instant::now(), process::paused());
     let workspace = store.workspace()?;
     let job = job(store, order, workspace.path(), scratch)?;
     let log = create(&order.log)?;
@@ -292,7 +307,7 @@ pub(super) fn compute(
         return Err(Error::new(Kind::Stage, format!("`{}` did not write `{}`", order.name, missing.join("`, `")))
             .hint("this is a fault of hashpipe: please report it"));
     }
-    let seconds = started.elapsed().as_secs_f64();
+    let seconds = started.elapsed().saturating_sub(process::paused() - paused).as_secs_f64();
     Ok(Computed { _workspace: workspace, outputs: job.outputs, heard, seconds })
 }
 

@@ -19,6 +19,7 @@ mod prepared;
 mod protocol;
 mod reference;
 mod registry;
+mod select;
 mod shelf;
 mod train;
 

@@ -1,6 +1,7 @@
 //! `[train.*]`: a hashing network learns from a list.
 
 use super::contract::{agree, readable};
+use super::select::Select;
 use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared};
 use crate::dataset::List;
 use crate::error::{Error, Result};
@@ -9,10 +10,11 @@ use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Files, Made, Recipe, Record, Shorter, Tick, Trained, weights};
+use crate::model::{self, Files, Made, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
@@ -58,6 +60,9 @@ pub(super) struct Train {
     /// How training images are varied.
     #[serde(default)]
     augment: Augmentation,
+    /// Which epoch is kept; without it, the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    select: Option<Select>,
 }
 
 /// How training images are varied.
@@ -120,8 +125,9 @@ impl Stage for Train {
     }
 
     fn extends(&self) -> Option<Extends> {
+        // The weights of the best epoch are not those that a longer training goes on from.
         let extends = Extends { param: "epochs", outputs: &["model", "log", "state"] };
-        self.recipe().can_be_extended().then_some(extends)
+        (self.select.is_none() && self.recipe().can_be_extended()).then_some(extends)
     }
 
     fn work(&self) -> Option<Work> {
@@ -160,14 +166,27 @@ impl Stage for Train {
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let list = List::read(cx.path(&self.list)?)?;
         let classes = list.classes.clone();
+        let judge =
+            self.select.as_ref().map(|select| select.open(cx, &list, &self.transform, self.bits)).transpose()?;
         let images = prepared::open(cx, list, &self.list, self.prepared.as_ref(), self.transform.clone())?;
         let pretrained = self.pretrained.as_ref().map(|file| cx.path(file)).transpose()?.map(ToOwned::to_owned);
         let (given, shorter) = (self.given(cx)?, shorter(cx));
         let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
-        let mut trained = model::train(&self.recipe(), &images, &files, &device, &mut |tick| Ok(step(cx, tick)?))?;
+        let shared = RefCell::new(&mut *cx);
+        let mut measure = |network: &model::HashModel| match &judge {
+            Some(judge) => judge.measure(&shared, network),
+            None => Ok(0.0),
+        };
+        let every = self.select.as_ref().map(Select::every);
+        let mut selection = every.map(|every| Selection { every, measure: &mut measure });
+        let watch = &mut |tick: &Tick| Ok(step(&mut shared.borrow_mut(), tick)?);
+        let mut trained = model::train_selecting(&self.recipe(), &images, &files, &device, watch, selection.as_mut())?;
         tell(cx, &trained);
+        if let (Some(judge), Some(selected)) = (&judge, trained.selected) {
+            cx.fact("selected", judge.told(selected, self.epochs));
+        }
         recall_times(cx, &mut trained.records);
 
         let card = weights::Card::new(self.backbone.clone(), self.bits, self.transform.clone(), classes);
@@ -216,7 +235,16 @@ impl Train {
     fn given(&self, cx: &Ctx) -> anyhow::Result<Vec<String>> {
         let pretrained = self.pretrained.as_ref().map_or(Ok("none"), |file| cx.digest(file))?;
         let transform = serde_json::to_string(&self.transform)?;
-        Ok(vec![format!("version {}", Self::VERSION), cx.digest(&self.list)?.to_string(), pretrained.into(), transform])
+        let mut given = vec![
+            format!("version {}", Self::VERSION),
+            cx.digest(&self.list)?.to_string(),
+            pretrained.into(),
+            transform,
+        ];
+        if let Some(select) = &self.select {
+            given.push(select.given(cx)?);
+        }
+        Ok(given)
     }
 }
 

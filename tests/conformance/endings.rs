@@ -1,8 +1,8 @@
 //! Tasks and runs that fail, are killed, or take too long: nothing of them is cached, nothing of them is left.
 
 use crate::scene::{
-    Gate, Going, assert_not_cached, count, processes_like, project, state, states, tally, task_process, text, wait_for,
-    wait_for_none, write_stages,
+    Gate, Going, assert_not_cached, count, processes, processes_like, project, state, states, tally, task_process,
+    text, wait_for, wait_for_none, write_stages,
 };
 use crate::space::Space;
 use nix::sys::signal::{Signal, kill};
@@ -117,6 +117,48 @@ fn ctrl_c_asks_and_what_ends_well_then_is_no_result_either() {
     wait_for_none(&space);
     let log = space.hashpipe(&["log", X]).ok().stdout;
     assert!(log.contains("asked"), "{log}");
+}
+
+#[test]
+fn ctrl_c_ends_the_reading_of_inputs_at_once() {
+    let space = project(
+        "[command.x]\nrun = 'wc -c < {in.i} > {out.o}'\ninputs = { i = 'i' }\noutputs = { o = 'o.txt' }\n",
+        &[],
+    );
+    // A hole that takes minutes to read, and no room.
+    std::fs::File::create(space.path("i")).unwrap().set_len(1 << 40).unwrap();
+    let run = Going::start(&space, &[]);
+    run.wait_for("reading", |event| event["event"] == "reading");
+    run.signal(Signal::SIGINT);
+    let ended = run.end();
+    assert_eq!((ended.code, ended.tasks("start")), (130, vec![]), "{}", ended.stderr);
+    assert_not_cached(&space, X, "o.txt");
+    space.write("i", "four");
+    assert_eq!((space.run(&[]).code, text(&space, "o.txt").trim()), (0, "4"));
+}
+
+#[test]
+fn ctrl_z_holds_a_run_with_all_its_tasks_and_their_limits_of_time() {
+    let space = Space::empty();
+    let gate = Gate::new(&space, "gate");
+    after_writing(&space, &gate.wait(), "resources = { timeout = '3s' }\n");
+    let run = Going::start(&space, &[]);
+    let at = gate.reached();
+    run.signal(Signal::SIGTSTP);
+    let stands = |pid: &nix::unistd::Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    let all = wait_for("all to stand", || Some(processes(&space)).filter(|all| all.iter().all(stands)));
+    assert!(all.len() >= 3, "the runner, the task's process and the command");
+    // As long as the command may take in all.
+    let since = Instant::now();
+    wait_for("time to pass", || (since.elapsed() > Duration::from_secs(3)).then_some(()));
+    run.signal(Signal::SIGCONT);
+    at.open();
+    let ended = run.end();
+    assert_eq!((ended.code, text(&space, "o.txt").as_str()), (0, "whole\n"), "{}", ended.stdout);
+    assert!(space.record(X)["seconds"].as_f64().unwrap() < 3.0, "nor is it time that the command took");
 }
 
 #[test]

@@ -14,6 +14,8 @@ mod endings;
 mod fuzz;
 /// Trainings that go on from where others ended.
 mod growing;
+/// Plain runs with nothing to do.
+mod idle;
 /// What changes a key, and what does not, over generated stages.
 mod keys;
 /// Going runs, commands that wait, and what is left of both.

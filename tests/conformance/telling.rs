@@ -4,7 +4,7 @@ use crate::scene::{Gate, Going, listing, project, states, text, wait_for, wait_f
 use crate::space::{Space, damage};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A chain, a branch and a lone command; `k` is in the key of the chain's middle alone.
 fn stages(k: u32) -> String {
@@ -141,6 +141,109 @@ fn an_input_is_explained_by_the_lines_that_came_and_went() {
     space.run(&["--only", "command.top"]).ok();
     let shown = space.hashpipe(&["explain", "p.toml", "command.middle"]).ok().stdout;
     assert!(shown.contains("+1 -0 lines"), "{shown}");
+}
+
+#[test]
+fn an_explanation_names_the_files_that_changed_in_a_folder_or_a_list() {
+    let picture = |shade: u8| {
+        let mut bytes = std::io::Cursor::new(vec![]);
+        let image = image::RgbImage::from_pixel(8, 8, image::Rgb([shade; 3]));
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    };
+    let space = project(
+        "[command.x]\nrun = 'ls {in.f} > {out.o}'\ninputs = { f = 'texts' }\noutputs = { o = '' }\n\
+         [lists.y]\ndataset = { name = 'folders', root = 'images', query_per_class = 1, train_per_class = 1 }\n",
+        &[],
+    );
+    for number in 0..6u8 {
+        space.write(&format!("texts/{number}.txt"), [number]);
+        ["black", "white"].iter().zip([0, 100]).for_each(|(class, shade)| {
+            space.write(&format!("images/{class}/{number}.png"), picture(shade + number));
+        });
+    }
+    space.run(&[]).ok();
+    for number in 1..6u8 {
+        space.write(&format!("texts/{number}.txt"), "changed");
+    }
+    space.write("texts/b/new.txt", "");
+    std::fs::remove_file(space.path("texts/0.txt")).unwrap();
+    space.write("images/white/3.png", picture(200));
+    space.write("images/black/9.png", picture(9));
+    let told = |task: &str| {
+        let explained = &space.hashpipe(&["explain", "p.toml", task, "--json"]).ok().json()[0]["differences"][0];
+        let shown = space.hashpipe(&["explain", "p.toml", task]).ok().stdout;
+        let detail = explained["detail"].as_str().unwrap_or_default().to_string();
+        assert!(!detail.is_empty() && shown.contains(&detail), "{shown}");
+        detail
+    };
+    assert_eq!(told("command.x"), "changed 1.txt, 2.txt, 3.txt and 2 more; added b/new.txt; removed 0.txt");
+    assert_eq!(told("lists.y"), "changed images/white/3.png; added images/black/9.png");
+    // Against what is no longer as it was, either.
+    space.run(&[]).ok();
+    std::fs::remove_file(space.path("images/black/9.png")).unwrap();
+    assert_eq!(told("lists.y"), "removed images/black/9.png");
+}
+
+/// Runs in which everything happens that can be told of.
+#[test]
+fn every_event_is_as_the_schema_says() {
+    let schema: Value = serde_json::from_str(&Space::empty().hashpipe(&["schema", "events"]).ok().stdout).unwrap();
+    let schema = jsonschema::draft202012::new(&schema).unwrap();
+    let mut seen = BTreeSet::new();
+    let mut check = |lines: Vec<Value>| {
+        for line in lines {
+            let faults: Vec<String> =
+                schema.iter_errors(&line).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
+            assert!(faults.is_empty(), "{line}: {faults:?}");
+            // Nothing is told that the schema does not know.
+            let mut stranger = line.clone();
+            stranger["event"] = "unheard_of".into();
+            assert!(!schema.is_valid(&stranger));
+            seen.insert(line["event"].as_str().unwrap().to_string());
+        }
+    };
+    let file = |space: &Space| -> Vec<Value> {
+        text(space, "events").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // Begin, start, progress, done, report, end; then cached.
+    let space = Space::new();
+    for _ in 0..2 {
+        check(space.run(&["--events", "events"]).ok().json());
+        check(file(&space));
+    }
+    // Warning, failed, blocked, retry.
+    let space = project("", &[]);
+    let tries = space.path("tries").display().to_string();
+    let greedy = format!("echo x >> {tries}; test $(wc -l < {tries}) -gt 1 || {{ echo CUDA out of memory; exit 1; }}");
+    write_stages(
+        &space,
+        &format!(
+            "[command.random]\nrun = 'cat /proc/sys/kernel/random/uuid > {{out.o}}'\noutputs = {{ o = '' }}\n\
+             [command.bad]\nrun = 'exit 1'\noutputs = {{ o = 'o' }}\n\
+             [command.behind]\nrun = 'cat {{in.i}}'\ninputs = {{ i = 'command.bad/o' }}\n\
+             [command.greedy]\nrun = '{greedy}'\nresources = {{ gpus = 1, gpu_memory = '1GiB' }}\n"
+        ),
+    );
+    for more in [&[][..], &["--force", "command.random"]] {
+        let mut command = space.command(&[&["run", "p.toml", "--json", "--keep-going"], more].concat());
+        command.env("HASHPIPE_FAKE_GPUS", "24G");
+        check(Going::of(&space, command).end().json());
+    }
+    // Stopped.
+    let space = project("", &[]);
+    let gate = Gate::new(&space, "gate");
+    write_stages(&space, &format!("[command.x]\nrun = '{}'\n", gate.wait()));
+    let run = Going::start(&space, &[]);
+    let _at = gate.reached();
+    run.signal(Signal::SIGINT);
+    check(run.end().json());
+    let all = [
+        "begin", "blocked", "cached", "done", "end", "failed", "progress", "report", "retry", "start", "stopped",
+        "warning",
+    ];
+    let missing: Vec<&str> = all.into_iter().filter(|name| !seen.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::Path;
 ///
 /// Whoever changes a file can set its mtime back, but not its ctime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(in crate::cache) struct Stamp {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) size: u64,
@@ -21,7 +21,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn of(metadata: &Metadata) -> Self {
+    pub(in crate::cache) fn of(metadata: &Metadata) -> Self {
         // Wrapping keeps times apart that are less than five centuries apart.
         let nanoseconds = |seconds: i64, rest: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(rest);
         Self {
@@ -31,6 +31,15 @@ impl Stamp {
             mtime: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             ctime: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Device, inode, size, mtime, ctime, all little-endian.
+    pub(in crate::cache) fn to_bytes(self) -> [u8; 40] {
+        let Self { device, inode, size, mtime, ctime } = self;
+        let mut bytes = [0; 40];
+        let numbers = [device, inode, size, mtime as u64, ctime as u64];
+        bytes.chunks_exact_mut(8).zip(numbers).for_each(|(to, number)| to.copy_from_slice(&number.to_le_bytes()));
+        bytes
     }
 
     /// Whether any later change must show in the times. File systems count in steps of up to two seconds, so a file

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 use blake3::Hash;
 use find::{Below, Found};
 use known::Known;
+pub(super) use memo::Stamp as Looks;
 use memo::{PathId, Stamp};
+use rayon::prelude::*;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,14 +94,26 @@ impl Digests {
     /// it, and the names of empty folders. Times, owners and other rights do not count, nor does it matter whether
     /// something is there itself or by a link.
     pub fn folder(&self, path: &Path) -> Result<String> {
+        let mut digest = LineDigest::new();
+        self.each_below(path, |name, told| digest.add(&name, &told))?;
+        Ok(digest.finish())
+    }
+
+    /// What the digest of a folder is made of: names below it, each with what stands for its content.
+    pub fn listing(&self, path: &Path) -> Result<Vec<(String, String)>> {
+        let mut members = vec![];
+        self.each_below(path, |name, told| members.push((name, told)))?;
+        Ok(members)
+    }
+
+    fn each_below(&self, path: &Path, mut add: impl FnMut(String, String)) -> Result<()> {
         let tree = Tree::below(path, &self.watch)?;
         let found = self.find(&Below { folder: path, names: &tree.files })?;
-        let mut digest = LineDigest::new();
-        for (name, Found { hash, executable }) in tree.files.iter().zip(found) {
-            digest.add(name, &format!("{}{}", hash.to_hex(), if executable { " x" } else { "" }));
+        for (name, Found { hash, executable }) in tree.files.into_iter().zip(found) {
+            add(name, format!("{}{}", hash.to_hex(), if executable { " x" } else { "" }));
         }
-        tree.empty.iter().for_each(|name| digest.add(name, ""));
-        Ok(digest.finish())
+        tree.empty.into_iter().for_each(|name| add(name, String::new()));
+        Ok(())
     }
 
     /// Digest of a file or a folder.
@@ -129,6 +143,17 @@ impl Digests {
         Ok(self.known.get(&id, &Stamp::of(&metadata)).map(|entry| entry.checked.into()))
     }
 
+    /// How each file looks, if every one is remembered with the digest beside it. What looks so later holds it still.
+    pub(super) fn looks(&self, files: &[(PathBuf, String)]) -> Option<Vec<Looks>> {
+        let base = current_folder().ok()?;
+        let look = |(path, digest): &(PathBuf, String)| {
+            let looks = looks_of(path)?;
+            let entry = self.known.get(&PathId::of(&base, path, &mut vec![]), &looks)?;
+            (Hash::from_bytes(entry.digest) == Hash::from_hex(digest).ok()?).then_some(looks)
+        };
+        files.par_iter().with_min_len(64).map(look).collect()
+    }
+
     /// Writes down what is not written yet, and rewrites the memo's file if that is worth it.
     ///
     /// # Errors
@@ -136,6 +161,11 @@ impl Digests {
     pub fn save(&self) -> Result<()> {
         self.known.save()
     }
+}
+
+/// How what lies at a path looks, links followed; nothing if nothing does.
+pub(super) fn looks_of(path: &Path) -> Option<Looks> {
+    std::fs::metadata(path).ok().map(|metadata| Looks::of(&metadata))
 }
 
 /// Digest of a file or a folder, without any memo.
