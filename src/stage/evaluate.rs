@@ -5,14 +5,15 @@ use super::protocol::Protocol;
 use super::{Ctx, Describe, Ref, Stage};
 use crate::dataset::{self, List};
 use crate::error::{Error, Result};
-use crate::retrieval::{self, Codes, Labels};
+use crate::retrieval::{self, Codes, Evaluation, Labels, Relevance, Wanted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-/// Measures retrieval: mAP@k in the reference's definition and two stricter ones, and the chance level.
+/// Measures retrieval: mAP@k in two definitions with what ties are worth, NDCG, precision and recall, lookups, and the
+/// chance level.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Evaluate {
@@ -38,10 +39,14 @@ const RELEVANT: &str = "query and database image share at least one label";
 const TIES: &str = "in database order";
 const AVERAGE_PRECISION: &str = "mean precision at the hits within the first k; 0 without a hit";
 const DISTANCE: &str = "number of bits that differ";
+/// The k of mAP@k and NDCG@k that are told beside the one asked for; and the whole database.
+const OTHER_CUTS: [usize; 2] = [100, 1000];
+/// A difference between mAP in database order and its mean over all orders that is worth a warning.
+const TIES_MATTER: f64 = 1e-3;
 
 impl Describe for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Measure how well query codes find their like in a database";
 }
 
@@ -73,22 +78,34 @@ impl Stage for Evaluate {
         self.judge(cx, leaked.as_ref(), database.len())?;
         let total = queries.len() as u64;
         let (query_labels, database_labels) = (labels(&query_images)?, labels(&images)?);
-        let found = retrieval::evaluate(&queries, &database, &query_labels, &database_labels, Some(k), |done| {
+        let relevance = Relevance::shared_class(&query_labels, &database_labels)?;
+        let wanted = Wanted::all(&[&OTHER_CUTS[..], &[k, database.len()]].concat());
+        let found = retrieval::evaluate(&queries, &database, relevance, &wanted, |done| {
             cx.step(done as u64, total, || "queries".into())
         })?;
+        let main = main_cut(&found, k)?;
+        let map = found.summary.map[main];
 
         // The name says what was asked for, so that a smaller database does not make another metric of it.
         let at = if self.top_k == 0 { "mAP@all".to_string() } else { format!("mAP@{}", self.top_k) };
-        cx.metric(&at, found.map);
-        cx.metric("chance", found.chance);
+        cx.metric(&at, map.by_hits.stable);
+        cx.metric("chance", found.summary.chance);
+        let (stable, expected) = (map.by_hits.stable, map.by_hits.expected);
+        if (stable - expected).abs() > TIES_MATTER {
+            cx.warn(format!(
+                "{at} is {stable:.4} with ties in database order, and {expected:.4} on average over their orders: the \
+                 database's order moves it; compare `value_expected_over_ties`"
+            ));
+        }
         let digest = self.protocol_digest(cx, k)?;
         cx.fact("protocol", digest.clone());
         let result = json!({
             "metric": at,
-            "value": found.map,
-            "value_min_rk": found.map_min_rk,
-            "value_expected_over_ties": found.expected_map,
-            "chance": found.chance,
+            "value": map.by_hits.stable,
+            "value_min_rk": map.by_ideal.stable,
+            "value_expected_over_ties": map.by_hits.expected,
+            "chance": found.summary.chance,
+            "metrics": metrics(&found, classes),
             "protocol": {
                 "digest": digest,
                 "bits": queries.bits(),
@@ -108,12 +125,16 @@ impl Stage for Evaluate {
             "notes": {
                 "value_min_rk": "divided by min(relevant in the database, k) instead of by the hits found",
                 "value_expected_over_ties": "the mean over all orders of equally distant images",
+                "stable, expected, worst, best": "with ties in database order; mean, least and greatest over all orders",
+                "by_hits, by_ideal": "divided by the hits within the first k; by min(relevant in the database, k)",
+                "ndcg, curve": "means over all orders of equally distant images; the gain of n shared labels is 2^n - 1",
+                "lookup, by_radius": "images within so many bits; a query that finds none has precision 0",
                 "chance": "mean share of the database that is relevant: the precision of a random ranking",
             },
         });
         let path = cx.output("result");
         std::fs::write(&path, format!("{result:#}\n")).map_err(|e| Error::io("write", &path, &e))?;
-        per_query(cx, &found.per_query)?;
+        per_query(cx, &found, main)?;
         Ok(())
     }
 
@@ -242,14 +263,44 @@ fn shortened(names: &[String]) -> String {
     format!("{}{more}", names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "))
 }
 
+/// Where the k that was asked for stands among those that were measured.
+fn main_cut(found: &Evaluation, k: usize) -> Result<usize> {
+    let at = found.wanted.map_at.iter().position(|&cut| cut == k);
+    at.ok_or_else(|| Error::data(format!("mAP@{k} was not measured")))
+}
+
+/// All means, classes by name.
+fn metrics(found: &Evaluation, classes: &[String]) -> Value {
+    let mut metrics = json!(found.summary);
+    for class in metrics["per_class"].as_array_mut().into_iter().flatten() {
+        let name = class["class"].as_u64().and_then(|class| classes.get(class as usize));
+        class["class"] = json!(name);
+    }
+    metrics
+}
+
 /// One line of JSON per query.
-fn per_query(cx: &Ctx, results: &[retrieval::QueryResult]) -> Result<()> {
+fn per_query(cx: &Ctx, found: &Evaluation, main: usize) -> Result<()> {
     let path = cx.output("per_query");
     let write = || -> std::io::Result<()> {
         let mut file = BufWriter::new(std::fs::File::create(&path)?);
-        for (query, result) in results.iter().enumerate() {
-            let mut line = serde_json::to_value(result)?;
-            line["query"] = query.into();
+        for (number, query) in found.per_query.iter().enumerate() {
+            let ap = &query.ap[main];
+            let line = json!({
+                "query": number,
+                "ap": ap.by_hits.stable,
+                "ap_min_rk": ap.by_ideal.stable,
+                "expected_ap": ap.by_hits.expected,
+                "worst_ap": ap.by_hits.worst,
+                "best_ap": ap.by_hits.best,
+                "expected_ap_min_rk": ap.by_ideal.expected,
+                "hits": ap.hits,
+                // Beyond k it is no hit of this ranking.
+                "first_hit": query.first_hit.filter(|_| ap.hits > 0),
+                "relevant": query.relevant,
+                "within_2_bits": query.lookup.map(|ball| ball.items),
+                "relevant_within_2_bits": query.lookup.map(|ball| ball.relevant),
+            });
             writeln!(file, "{line}")?;
         }
         file.flush()
@@ -319,9 +370,14 @@ mod tests {
     #[test]
     fn queries_in_the_database_and_ranks_beyond_it_are_breaches() {
         let desk = desk();
-        assert_eq!(evaluate(&desk, 30).warnings(), [""; 0]);
+        // So few images tie often; what that is worth is another warning.
+        let breaches = |ended: &Ended| -> Vec<String> {
+            let warnings = ended.warnings().iter().map(ToString::to_string);
+            warnings.filter(|warning| !warning.contains("ties in database order")).collect()
+        };
+        assert_eq!(breaches(&evaluate(&desk, 30)), [""; 0]);
         let beyond = "`top_k` is 31, but the database has 30 images: all of them count";
-        assert_eq!(evaluate(&desk, 31).warnings(), [beyond]);
+        assert_eq!(breaches(&evaluate(&desk, 31)), [beyond]);
         let strict = desk.run("evaluate", params(31, "strict"));
         assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, beyond));
 
@@ -331,7 +387,8 @@ mod tests {
         let leak =
             "1 of 9 queries are in the database, by content: each finds itself (`query/8.bmp` as `database/8.bmp`)";
         let ended = evaluate(&desk, 5);
-        assert_eq!((ended.warnings(), &result(&ended)["protocol"]["queries_in_database"]), (vec![leak], &leak.into()));
+        assert_eq!(breaches(&ended), [leak]);
+        assert_eq!(result(&ended)["protocol"]["queries_in_database"], leak);
         assert_eq!(desk.run("evaluate", params(5, "strict")).error().message(), leak);
     }
 

@@ -5,7 +5,7 @@ use crate::dataset::{self, Examples, Images, List};
 use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::{self, HashModel};
-use crate::retrieval::{self, Codes, Labels};
+use crate::retrieval::{self, Codes, Labels, Relevance, Wanted};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -126,12 +126,13 @@ impl Judge<'_> {
         let (images, total) = (self.queries.0.len(), self.queries.0.len() + self.database.0.len());
         let queries = self.encode(cx, network, &self.queries.0, 0, total)?;
         let database = self.encode(cx, network, &self.database.0, images, total)?;
-        let top_k = Some(self.select.top_k).filter(|k| *k > 0);
-        let measured =
-            retrieval::evaluate::<Error>(&queries, &database, &self.queries.1, &self.database.1, top_k, |_| {
-                if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
-            })?;
-        Ok(measured.map)
+        let top_k = if self.select.top_k == 0 { usize::MAX } else { self.select.top_k };
+        let relevance = Relevance::shared_class(&self.queries.1, &self.database.1)?;
+        let wanted = Wanted::map_only(&[top_k]);
+        let measured = retrieval::evaluate::<Error>(&queries, &database, relevance, &wanted, |_| {
+            if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
+        })?;
+        Ok(measured.summary.map.first().map_or(0.0, |map| map.by_hits.stable))
     }
 
     fn encode(
