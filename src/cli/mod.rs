@@ -194,14 +194,18 @@ pub fn run() -> Result<u8> {
     }
 }
 
+/// Names the vectors to compute with, for tests and comparisons.
+const SIMD: &str = "HASHPIPE_SIMD";
+
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
         "HASHPIPE_CACHE",
         "HASHPIPE_CACHE_MAX_SIZE",
         "HASHPIPE_OUTPUT",
         "HASHPIPE_JOBS",
         "HASHPIPE_GPUS",
+        SIMD,
         crate::schedule::FAKE_GPUS,
     ];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
@@ -214,5 +218,8 @@ fn check_environment() -> Result<()> {
             .hint(hint)
             .hint("a key of the pipeline is written with two underscores, as in HASHPIPE_TRAIN__HASHNET__EPOCHS=3")
     });
-    Error::all(errors.collect()).map_or(Ok(()), Err)
+    let vectors = crate::model::check_vectors().err().map(|fault| {
+        Error::input(fault).at(Place::Argument(SIMD.into())).hint("leave it out to compute with the fastest")
+    });
+    Error::all(errors.chain(vectors).collect()).map_or(Ok(()), Err)
 }

@@ -372,7 +372,7 @@ mod tests {
         let desk = desk();
         // So few images tie often; what that is worth is another warning.
         let breaches = |ended: &Ended| -> Vec<String> {
-            let warnings = ended.warnings().iter().map(ToString::to_string);
+            let warnings = ended.warnings().into_iter().map(ToString::to_string);
             warnings.filter(|warning| !warning.contains("ties in database order")).collect()
         };
         assert_eq!(breaches(&evaluate(&desk, 30)), [""; 0]);

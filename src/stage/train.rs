@@ -2,7 +2,9 @@
 
 use super::contract::{agree, readable};
 use super::select::Select;
-use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared};
+use super::{
+    Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared, tell_precision,
+};
 use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::image::Transform;
@@ -10,7 +12,7 @@ use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Files, Made, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
+use crate::model::{self, Files, Made, Precision, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,9 @@ pub(super) struct Train {
     /// How training images are varied.
     #[serde(default)]
     augment: Augmentation,
+    /// What products of the network below the hash layer round their factors to.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    precision: Precision,
     /// Which epoch is kept; without it, the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     select: Option<Select>,
@@ -132,7 +137,13 @@ impl Stage for Train {
 
     fn work(&self) -> Option<Work> {
         let network = Network::Known(network_name(&self.backbone, self.transform.crop as usize));
-        Some(Work { pass: Pass::Train, network, list: self.list.clone(), rounds: self.epochs as f64 })
+        Some(Work {
+            pass: Pass::Train,
+            network,
+            list: self.list.clone(),
+            rounds: self.epochs as f64,
+            precision: self.precision,
+        })
     }
 
     fn varies(&self) -> Vec<&'static str> {
@@ -174,6 +185,7 @@ impl Stage for Train {
         let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
+        tell_precision(cx, self.precision);
         let shared = RefCell::new(&mut *cx);
         let mut measure = |network: &model::HashModel| match &judge {
             Some(judge) => judge.measure(&shared, network),
@@ -228,6 +240,7 @@ impl Train {
             schedule: self.schedule.clone(),
             crop: self.augment.crop,
             flip: self.augment.flip,
+            precision: self.precision,
         }
     }
 

@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 const MAX_ENTRIES: usize = 100_000;
 
 /// The most bytes that one compressed entry may unpack to.
-pub(super) const MAX_UNPACKED: u64 = 1 << 31;
+pub(super) const MAX_UNPACKED: u64 = 1 << 30;
 
 /// An entry of an archive.
 pub(super) struct Entry {

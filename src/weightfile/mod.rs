@@ -20,7 +20,7 @@ pub use write::{Outgoing, Source, can_write, write};
 
 use crate::error::{Error, Result};
 use crate::pickle::Number;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -115,11 +115,12 @@ impl WeightFile {
         };
         let contents = (format.open)(path, &file).map_err(|error| named(error, path))?;
         let file = Self { path: path.to_path_buf(), file, format, contents };
-        for (index, tensor) in file.tensors().iter().enumerate() {
+        let mut names = HashSet::new();
+        for tensor in file.tensors() {
             if tensor.shape.len() > MAX_DIMENSIONS || tensor.elements().is_none() {
                 return Err(file.damaged(format!("`{}` has the shape {:?}", tensor.name, tensor.shape)));
             }
-            if file.tensors()[..index].iter().rev().take(1).any(|other| other.name == tensor.name) {
+            if !names.insert(&tensor.name) {
                 return Err(file.damaged(format!("`{}` stands in it twice", tensor.name)));
             }
         }
