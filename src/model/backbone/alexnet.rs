@@ -1,10 +1,6 @@
 //! AlexNet as torchvision has it (Krizhevsky 2014, "One weird trick"), up to its second fully connected layer.
 
-<<<<<<< HEAD
-use super::{Backbone, BuildBackbone, Layer, check_dropout};
-=======
-use super::{Backbone, BuildBackbone, Operations, check_dropout, operations_of};
->>>>>>> main
+use super::{Backbone, BuildBackbone, Layer, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
 use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
 use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};

@@ -1,10 +1,6 @@
 //! A compact convolutional network for small images: the `cuda-convnet` of the CIFAR-10 days, with He initialisation.
 
-<<<<<<< HEAD
-use super::{Backbone, BuildBackbone, Layer, check_dropout};
-=======
-use super::{Backbone, BuildBackbone, Operations, check_dropout, operations_of};
->>>>>>> main
+use super::{Backbone, BuildBackbone, Layer, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
 use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
 use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
