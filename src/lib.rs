@@ -27,6 +27,8 @@ pub mod per_query;
 pub mod pickle;
 pub mod retrieval;
 pub mod weightfile;
+pub mod assess;
+pub mod external;
 
 // The steps, in the order data flows.
 pub mod config;

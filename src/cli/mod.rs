@@ -7,6 +7,7 @@ mod compare;
 mod diff;
 mod dry_run;
 mod cache;
+mod evaluate;
 mod exec;
 mod explain;
 mod verify;
@@ -68,6 +69,8 @@ enum Command {
     Leaderboard(leaderboard::Arguments),
     /// Compare two evaluations query by query: difference, interval, p-value
     Compare(compare::Arguments),
+    /// Measure the codes of any program: how well queries find their like, and what the codes are like
+    Evaluate(evaluate::Arguments),
     /// Find the codes nearest to given ones, in the codes of any program
     Search(search::Arguments),
     /// Find the database images nearest to the given ones
@@ -179,6 +182,7 @@ pub fn run() -> Result<u8> {
         Command::Pin(arguments) => pin::run(&arguments),
         Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
