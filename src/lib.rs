@@ -28,7 +28,6 @@ pub mod pickle;
 pub mod retrieval;
 pub mod weightfile;
 pub mod assess;
-pub mod external;
 
 // The steps, in the order data flows.
 pub mod config;
