@@ -54,6 +54,10 @@ fn what_is_exported_answers_alike_and_is_taken_back() {
     space.hashpipe(&["weights", "convert", file, "out.pth"]).ok();
     let exported = std::fs::read(space.path("output/small/export.files@bits=16/weights_16.pth")).unwrap();
     assert!(std::fs::read(space.path("out.pth")).unwrap() == exported);
+    let safetensors = "output/small/export.files@bits=16/weights_16.safetensors";
+    space.hashpipe(&["weights", "convert", safetensors, "out.onnx", "--normalise", "--sign"]).ok();
+    let exported = std::fs::read(space.path("output/small/export.files@bits=16/model_16.onnx")).unwrap();
+    assert!(std::fs::read(space.path("out.onnx")).unwrap() == exported);
     let wrong = space.hashpipe(&["weights", "convert", file, "out.h5"]);
     assert!(wrong.code == 2 && wrong.stderr.contains(".safetensors"), "{}", wrong.stderr);
     space.write("evil.pth", b"\x80\x02cos\nsystem\nU\x09touch hitR.");
