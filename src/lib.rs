@@ -19,6 +19,7 @@ pub mod certainty;
 pub mod codefile;
 pub mod dataset;
 pub mod external;
+pub mod fetch;
 pub mod image;
 pub mod kernel;
 pub mod model;

@@ -12,9 +12,11 @@ mod exec;
 mod explain;
 mod verify;
 mod exit;
+mod fetch;
 mod graph;
 mod history;
 mod leaderboard;
+mod lists;
 mod log;
 mod pin;
 mod query;
@@ -82,8 +84,11 @@ enum Command {
     #[command(subcommand)]
     Weights(weights::Command),
     /// Write codes for other programs, and read theirs
-    #[command(subcommand)]
     Codes(codes::Command),
+    /// Get data sets from where their makers put them
+    Fetch(fetch::Arguments),
+    /// Check lists of images before anything runs
+    Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -188,6 +193,8 @@ pub fn run() -> Result<u8> {
         Command::Cache(command) => cache::run(&command),
         Command::Weights(command) => weights::run(&command),
         Command::Codes(command) => codes::run(&command),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
