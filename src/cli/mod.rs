@@ -84,10 +84,12 @@ enum Command {
     #[command(subcommand)]
     Weights(weights::Command),
     /// Write codes for other programs, and read theirs
+    #[command(subcommand)]
     Codes(codes::Command),
     /// Get data sets from where their makers put them
     Fetch(fetch::Arguments),
     /// Check lists of images before anything runs
+    #[command(subcommand)]
     Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
