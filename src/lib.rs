@@ -15,12 +15,16 @@ pub mod process;
 pub mod seeded;
 
 // The domain: knows nothing of pipelines.
+pub mod certainty;
 pub mod dataset;
 pub mod image;
 pub mod kernel;
 pub mod model;
 pub mod npy;
+pub mod per_query;
 pub mod retrieval;
+pub mod assess;
+pub mod external;
 
 // The steps, in the order data flows.
 pub mod config;

@@ -3,9 +3,12 @@
 //! Written as version 1.0, byte for byte as `numpy.save` does: `\x93NUMPY`, 1, 0, the header's length as u16, then
 //! `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }` padded with spaces and a newline to a multiple of 64
 //! bytes from the start of the file, then the values row by row.
+//!
+//! Read are versions 1.0 to 3.0, either byte order, and both orders of an array; what comes out is always row by row.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::path::Path;
 
 use crate::error::{Error, Place, Result};
@@ -22,15 +25,39 @@ pub struct Array {
     pub values: Values,
 }
 
-/// The types that are read, by their names in Rust.
+/// The types that are read, by their names in Rust; float16 comes as `F32`, which holds it exactly.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {
     F32(Vec<f32>),
     F64(Vec<f64>),
     U8(Vec<u8>),
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+    U64(Vec<u64>),
     I8(Vec<i8>),
+    I16(Vec<i16>),
+    I32(Vec<i32>),
     I64(Vec<i64>),
     Bool(Vec<bool>),
+}
+
+impl Values {
+    /// NumPy's name of the type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::F32(_) => "float32",
+            Self::F64(_) => "float64",
+            Self::U8(_) => "uint8",
+            Self::U16(_) => "uint16",
+            Self::U32(_) => "uint32",
+            Self::U64(_) => "uint64",
+            Self::I8(_) => "int8",
+            Self::I16(_) => "int16",
+            Self::I32(_) => "int32",
+            Self::I64(_) => "int64",
+            Self::Bool(_) => "bool",
+        }
+    }
 }
 
 impl Array {
@@ -40,7 +67,12 @@ impl Array {
             Values::F32(values) => values.iter().map(|&x| f64::from(x)).collect(),
             Values::F64(values) => values.clone(),
             Values::U8(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::U16(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::U32(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::U64(values) => values.iter().map(|&x| x as f64).collect(),
             Values::I8(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::I16(values) => values.iter().map(|&x| f64::from(x)).collect(),
+            Values::I32(values) => values.iter().map(|&x| f64::from(x)).collect(),
             Values::I64(values) => values.iter().map(|&x| x as f64).collect(),
             Values::Bool(values) => values.iter().map(|&x| f64::from(u8::from(x))).collect(),
         }
@@ -93,10 +125,16 @@ fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads an array of f32, f64, u8, i8, i64 or bool in C order, as versions 1.0 to 3.0 store it.
+/// Reads an array of floats, integers or booleans, in either byte order and either order of its dimensions.
 pub fn read(path: &Path) -> Result<Array> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     parse(&bytes).map_err(|e| e.at(place(path)))
+}
+
+/// Whether a file starts as a NumPy array does.
+pub fn is_npy(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *MAGIC
 }
 
 fn place(path: &Path) -> Place {
@@ -108,35 +146,95 @@ fn parse(bytes: &[u8]) -> Result<Array> {
     let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
         return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
     };
-    if fortran_order && shape.len() > 1 {
-        return Err(Error::data("a NumPy array in Fortran order")
-            .hint("save it row by row: `np.save(path, np.ascontiguousarray(array))`"));
+    let unknown = || {
+        Error::data(format!("a NumPy array of type `{descr}`"))
+            .note("float16 to float64, int8 to int64, uint8 to uint64 and bool are read")
+            .hint("convert it: `np.save(path, array.astype(np.float32))`")
+    };
+    let (order, kind) = descr.split_at_checked(1).ok_or_else(unknown)?;
+    let width = match kind {
+        "u1" | "i1" | "b1" => 1,
+        "f2" | "u2" | "i2" => 2,
+        "f4" | "u4" | "i4" => 4,
+        "f8" | "u8" | "i8" => 8,
+        _ => return Err(unknown()),
+    };
+    if !matches!((order, width), ("<" | ">", _) | ("|", 1)) {
+        return Err(unknown());
     }
     // The size is checked against the file before anything is allocated for it.
-    let sized = |width: usize| {
-        let size = shape.iter().try_fold(width, |size, &length| size.checked_mul(length));
-        if size == Some(data.len()) {
-            return Ok(data);
-        }
-        Err(Error::data("the NumPy file has another size than its header says").note(format!(
+    if shape.iter().try_fold(width, |size: usize, &length| size.checked_mul(length)) != Some(data.len()) {
+        return Err(Error::data("the NumPy file has another size than its header says").note(format!(
             "shape {shape:?} of {width}-byte values does not make {} bytes; a truncated copy has fewer",
             data.len()
-        )))
-    };
-    let values = match descr {
-        "<f4" => Values::F32(sized(4)?.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()),
-        "<f8" => Values::F64(sized(8)?.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect()),
-        "<i8" => Values::I64(sized(8)?.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect()),
-        "|u1" => Values::U8(sized(1)?.to_vec()),
-        "|i1" => Values::I8(sized(1)?.iter().map(|&b| b.cast_signed()).collect()),
-        "|b1" => Values::Bool(sized(1)?.iter().map(|&b| b != 0).collect()),
-        other => {
-            return Err(Error::data(format!("a NumPy array of type `{other}`"))
-                .note("float32, float64, uint8, int8, int64 and bool are read, little-endian")
-                .hint("convert it: `np.save(path, array.astype(np.float32))`"));
+        )));
+    }
+    let mut data = Cow::Borrowed(data);
+    if order == ">" && width > 1 {
+        data.to_mut().chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    }
+    if fortran_order && shape.len() > 1 {
+        data = Cow::Owned(by_rows(&data, &shape, width));
+    }
+    Ok(Array { shape, values: values(kind, &data) })
+}
+
+/// Values from little-endian bytes of a known type.
+fn values(kind: &str, data: &[u8]) -> Values {
+    fn each<const N: usize, T>(data: &[u8], value: fn([u8; N]) -> T) -> Vec<T> {
+        data.as_chunks().0.iter().map(|bytes| value(*bytes)).collect()
+    }
+    match kind {
+        "f2" => Values::F32(each(data, |bytes| from_half(u16::from_le_bytes(bytes)))),
+        "f4" => Values::F32(each(data, f32::from_le_bytes)),
+        "f8" => Values::F64(each(data, f64::from_le_bytes)),
+        "u2" => Values::U16(each(data, u16::from_le_bytes)),
+        "u4" => Values::U32(each(data, u32::from_le_bytes)),
+        "u8" => Values::U64(each(data, u64::from_le_bytes)),
+        "i1" => Values::I8(each(data, i8::from_le_bytes)),
+        "i2" => Values::I16(each(data, i16::from_le_bytes)),
+        "i4" => Values::I32(each(data, i32::from_le_bytes)),
+        "i8" => Values::I64(each(data, i64::from_le_bytes)),
+        "b1" => Values::Bool(data.iter().map(|&b| b != 0).collect()),
+        _ => Values::U8(data.to_vec()),
+    }
+}
+
+/// The same array with its last index running fastest, from one with its first running fastest.
+fn by_rows(data: &[u8], shape: &[usize], width: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len());
+    // How far apart neighbours along each dimension lie in `data`, in values.
+    let mut strides: Vec<usize> = Vec::with_capacity(shape.len());
+    let mut stride = 1;
+    for length in shape {
+        strides.push(stride);
+        stride *= length;
+    }
+    let mut index = vec![0; shape.len()];
+    while out.len() < data.len() {
+        let at: usize = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
+        out.extend_from_slice(&data[at * width..(at + 1) * width]);
+        for (i, length) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < *length {
+                break;
+            }
+            *i = 0;
         }
+    }
+    out
+}
+
+/// The value of a float of 16 bits (IEEE 754 binary16), exactly.
+fn from_half(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff) / 1024.0);
+    let size = match exponent {
+        0 => fraction * 2f32.powi(-14),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1.0 + fraction) * 2f32.powi(exponent - 15),
     };
-    Ok(Array { shape, values })
+    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// The header's text, and the values.
@@ -274,8 +372,44 @@ mod tests {
         assert_eq!(of_type("|u1", &[1, 255]), Values::U8(vec![1, 255]));
         assert_eq!(of_type("|i1", &[1, 255]), Values::I8(vec![1, -1]));
         assert_eq!(of_type("|b1", &[1, 0]), Values::Bool(vec![true, false]));
+        assert_eq!(of_type(">f4", &[1.5f32, -2.0].map(f32::to_be_bytes).concat()), Values::F32(vec![1.5, -2.0]));
+        assert_eq!(of_type("<u8", &[u64::MAX, 5].map(u64::to_le_bytes).concat()), Values::U64(vec![u64::MAX, 5]));
+        assert_eq!(of_type(">i2", &[-2i16, 5].map(i16::to_be_bytes).concat()), Values::I16(vec![-2, 5]));
+        assert_eq!(of_type("<u4", &[7u32, 5].map(u32::to_le_bytes).concat()), Values::U32(vec![7, 5]));
         let array = Array { shape: vec![2], values: Values::I8(vec![-1, 1]) };
         assert_eq!(array.to_f64(), [-1.0, 1.0]);
+    }
+
+    #[test]
+    fn half_floats_are_exact() {
+        // np.array([...], np.float16).view(np.uint16)
+        let known = [
+            (0x3c00, 1.0),
+            (0xbc00, -1.0),
+            (0x0000, 0.0),
+            (0x3555, 0.333_251_95),
+            (0x7bff, 65504.0),
+            (0x0001, 5.960_464_5e-8),
+            (0x0400, 6.103_515_6e-5),
+            (0xfc00, f32::NEG_INFINITY),
+        ];
+        for (bits, value) in known {
+            assert_eq!(from_half(bits), value, "{bits:04x}");
+        }
+        assert!(from_half(0x7e00).is_nan() && from_half(0x8000).is_sign_negative());
+        assert_eq!(of_type("<f2", &[0x3c00u16, 0xbc00].map(u16::to_le_bytes).concat()), Values::F32(vec![1.0, -1.0]));
+    }
+
+    #[test]
+    fn an_array_in_fortran_order_is_read_by_rows() {
+        // np.save of np.asfortranarray(np.arange(6).reshape(2, 3)), and of three dimensions.
+        let two = file("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }", &[0, 3, 1, 4, 2, 5]);
+        assert_eq!(parse(&two).unwrap().values, Values::U8(vec![0, 1, 2, 3, 4, 5]));
+        let columns: Vec<u8> = (0..24u8).map(|at| at % 2 * 12 + at / 2 % 3 * 4 + at / 6).collect();
+        let three = file("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3, 4), }", &columns);
+        assert_eq!(parse(&three).unwrap().values, Values::U8((0..24).collect()));
+        let nothing = file("{'descr': '>f8', 'fortran_order': True, 'shape': (0, 3), }", &[]);
+        assert_eq!(parse(&nothing).unwrap(), Array { shape: vec![0, 3], values: Values::F64(vec![]) });
     }
 
     #[test]
@@ -299,8 +433,9 @@ mod tests {
         };
         assert_eq!(message(b"PK\x03\x04"), "not a NumPy file");
         assert_eq!(message(b"\x93NUMPY\x04\0\x01\0 "), "a NumPy file of version 4.0");
-        assert_eq!(message(&typed(">f4", "False", "(2, 3)")), "a NumPy array of type `>f4`");
-        assert_eq!(message(&typed("|u1", "True", "(2, 3)")), "a NumPy array in Fortran order");
+        for descr in ["<c8", "|S3", "|f4", "=f4", "<f3", "", "<M8"] {
+            assert_eq!(message(&typed(descr, "False", "(2, 3)")), format!("a NumPy array of type `{descr}`"));
+        }
         let (size, header) =
             ("the NumPy file has another size than its header says", "the NumPy file's header makes no sense");
         for shape in ["(2, 4)", "(2,)", "(18446744073709551615, 2)"] {

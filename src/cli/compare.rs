@@ -1,113 +1,173 @@
-//! `hashpipe compare`: every evaluation in the cache, where protocols are the same.
+//! `hashpipe compare`: two evaluations on the same queries, and whether chance alone would make their difference.
 
 use super::history::Cache;
-use crate::cache::{Key, Store};
+use super::leaderboard::names;
+use crate::cache::{Action, Store};
+use crate::certainty::{self, LEVEL, Paired, RESAMPLES};
 use crate::error::{Error, Result};
 use crate::names::known_or_nearest;
-use crate::report::{Form, Leaderboard, Named, print};
-use crate::runs::Runs;
-use clap::{Args, ValueEnum};
-use std::collections::{BTreeSet, HashMap};
+use crate::per_query::PerQuery;
+use crate::report::{print, table};
+use clap::Args;
+use serde_json::json;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only results of these pipelines [default: every result in the cache]
-    #[arg(value_name = "PIPELINE")]
-    pipelines: Vec<String>,
-    /// How to write the tables
-    #[arg(long, value_enum, default_value_t = Language::Text)]
-    format: Language,
-    /// One line of JSON per protocol (short for `--format json`)
-    #[arg(long, conflicts_with = "format")]
+    /// An evaluation: a file of results per query (.jsonl or .parquet), or a task in the cache, as in
+    /// `shapes/evaluate.map@bits=16`
+    #[arg(value_name = "A")]
+    a: String,
+    /// The other one
+    #[arg(value_name = "B")]
+    b: String,
+    /// Which of a query's numbers is compared
+    #[arg(long, value_name = "COLUMN", default_value = "ap")]
+    metric: String,
+    /// Signs that are drawn where trying all of them would take too long
+    #[arg(long, value_name = "N", default_value_t = RESAMPLES, value_parser = positive)]
+    permutations: usize,
+    /// What they are drawn by
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// One object of JSON
+    #[arg(long)]
     json: bool,
     #[command(flatten)]
     cache: Cache,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Language {
-    Text,
-    Markdown,
-    Csv,
-    Latex,
-    Json,
+/// A whole number of at least 1.
+pub(super) fn positive(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number of at least 1".to_string())
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let store = arguments.cache.store();
-    let mut names = names(&store);
-    let known: BTreeSet<String> = names.values().flatten().map(|name| name.pipeline.clone()).collect();
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let unknown = arguments.pipelines.iter().filter(|pipeline| !known.contains(&pipeline.as_str()));
-    let errors = unknown.map(|pipeline| {
-        Error::input(format!("the cache knows no pipeline `{pipeline}`")).hint(known_or_nearest(
-            pipeline,
-            &known,
-            "pipelines",
-        ))
-    });
-    if let Some(error) = Error::all(errors.collect()) {
-        return Err(error);
-    }
-    let all = arguments.pipelines.is_empty();
-    for named in names.values_mut() {
-        named.retain(|name| all || arguments.pipelines.contains(&name.pipeline));
-    }
-    let boards = Leaderboard::all(&store.actions(), &names, all);
-    let form = match arguments.format {
-        _ if arguments.json => None,
-        Language::Json => None,
-        Language::Text => Some(Form::Text),
-        Language::Markdown => Some(Form::Markdown),
-        Language::Csv => Some(Form::Csv),
-        Language::Latex => Some(Form::Latex),
+    let (a, b) = (open(&store, &arguments.a)?, open(&store, &arguments.b)?);
+    check_alike(arguments, &a, &b)?;
+    let (first, second) = (numbers(arguments, &arguments.a, &a)?, numbers(arguments, &arguments.b, &b)?);
+    let Some(found) = certainty::paired(&first, &second, arguments.permutations, LEVEL, arguments.seed) else {
+        return Err(Error::data("there is no query to compare on"));
     };
-    match form {
-        None => boards.iter().for_each(|board| {
-            print(&serde_json::to_string(board).expect("a leaderboard is plain data"));
-        }),
-        Some(_) if boards.is_empty() => print("nothing was evaluated yet"),
-        Some(form) => print(&texts(&boards, form)),
+    if arguments.json {
+        let mut object = serde_json::to_value(found).expect("numbers are always JSON");
+        object["metric"] = json!(arguments.metric);
+        (object["a_name"], object["b_name"]) = (json!(arguments.a), json!(arguments.b));
+        print(&object.to_string());
+    } else {
+        print(&text(arguments, &found));
     }
     Ok(0)
 }
 
-fn texts(boards: &[Leaderboard], form: Form) -> String {
-    let texts: Vec<String> = boards.iter().map(|board| text(board, form)).collect();
-    let legend = Leaderboard::legend();
-    match form {
-        Form::Csv => texts.join("\n\n"),
-        Form::Latex => format!("{}\n\n% {}", texts.join("\n\n"), legend.join("\n% ")),
-        Form::Text | Form::Markdown => format!("{}\n\n{}", texts.join("\n\n"), legend.join("\n")),
-    }
+/// Results per query, with the name of what they were measured on where that is known.
+struct Evaluation {
+    results: PerQuery,
+    protocol: Option<String>,
 }
 
-fn text(board: &Leaderboard, form: Form) -> String {
-    let (title, table) = (board.title(), board.to_table().to_form(form));
-    match form {
-        Form::Text => format!("{title}\n{table}"),
-        Form::Markdown => format!("## {title}\n\n{table}"),
-        Form::Latex => format!("% {title}\n{table}"),
-        Form::Csv => table,
+fn open(store: &Store, name: &str) -> Result<Evaluation> {
+    let path = Path::new(name);
+    if path.is_file() {
+        return Ok(Evaluation { results: PerQuery::read(path)?, protocol: None });
     }
+    let action = find(store, name)?;
+    let results = action.outputs.get("per_query").map(|object| store.object_path(object));
+    let Some(results) = results.filter(|path| path.is_file()) else {
+        return Err(Error::data(format!("the results per query of `{name}` are no longer in the cache"))
+            .hint("run its pipeline again: they are made anew"));
+    };
+    Ok(Evaluation { results: PerQuery::read(&results)?, protocol: action.facts.get("protocol").cloned() })
 }
 
-/// What each result was called, in the recorded runs and in the last run of each pipeline.
-fn names(store: &Store) -> HashMap<Key, BTreeSet<Named>> {
-    let mut names: HashMap<Key, BTreeSet<Named>> = HashMap::new();
-    for pipeline in store.pipelines() {
-        for (task, attempts) in store.known(&pipeline).tasks() {
-            let Some(last) = attempts.last() else { continue };
-            let named = Named { pipeline: pipeline.clone(), task: task.to_string() };
-            names.entry(last.key.clone()).or_default().insert(named);
-        }
+/// The newest evaluation of this name in the cache.
+fn find(store: &Store, name: &str) -> Result<Action> {
+    let names = names(store);
+    let evaluations: Vec<Action> = store.actions().into_iter().filter(|action| action.kind == "evaluate").collect();
+    let called = |action: &Action| {
+        let names = names.get(&action.key).into_iter().flatten();
+        names.flat_map(|named| [format!("{}/{}", named.pipeline, named.task), named.task.clone()]).collect::<Vec<_>>()
+    };
+    let known: Vec<String> = evaluations.iter().flat_map(called).collect();
+    let fitting = evaluations.into_iter().filter(|action| called(action).iter().any(|known| known == name));
+    fitting.max_by_key(|action| action.made).ok_or_else(|| {
+        let mut whole: Vec<&str> = known.iter().map(String::as_str).filter(|name| name.contains('/')).collect();
+        whole.sort_unstable();
+        whole.dedup();
+        Error::input(format!("`{name}` is neither a file nor an evaluation in the cache"))
+            .hint(known_or_nearest(name, &whole, "evaluations"))
+            .hint("name one as PIPELINE/TASK, or give the file `per_query.jsonl` of its output")
+    })
+}
+
+/// Only what was measured on the same queries and the same database can be compared query by query.
+fn check_alike(arguments: &Arguments, a: &Evaluation, b: &Evaluation) -> Result<()> {
+    let hint = "compare evaluations of the same lists and the same `top_k`";
+    let differ = |what: String| {
+        Err(Error::data(format!("`{}` and `{}` cannot be compared", arguments.a, arguments.b)).note(what).hint(hint))
+    };
+    if a.results.len() != b.results.len() {
+        return differ(format!("one has {} queries, the other {}", a.results.len(), b.results.len()));
     }
-    for record in Runs::at(store.runs()).newest_first() {
-        for task in record.tasks {
-            if let Some(key) = task.key {
-                names.entry(key).or_default().insert(Named { pipeline: record.pipeline.clone(), task: task.name });
-            }
-        }
+    if let (Some(first), Some(second)) = (&a.protocol, &b.protocol)
+        && first != second
+    {
+        return differ("their protocols differ: other lists, other ranks that count, or another rule".into());
     }
-    names
+    // Files do not say what they were measured on, but how much is relevant to each query gives it away.
+    let relevant = |evaluation: &Evaluation| evaluation.results.numbers("relevant");
+    if let (Some(first), Some(second)) = (relevant(a), relevant(b))
+        && let Some(query) = first.iter().zip(&second).position(|(a, b)| a != b)
+    {
+        return differ(format!(
+            "{} items are relevant to query {query} in one, {} in the other",
+            first[query], second[query]
+        ));
+    }
+    Ok(())
+}
+
+fn numbers(arguments: &Arguments, name: &str, evaluation: &Evaluation) -> Result<Vec<f64>> {
+    let metric = &arguments.metric;
+    evaluation.results.numbers(metric).ok_or_else(|| {
+        let known: Vec<&str> = evaluation.results.names().collect();
+        Error::input(format!("`{name}` has no number `{metric}` for every query"))
+            .hint(known_or_nearest(metric, &known, "columns"))
+    })
+}
+
+fn text(arguments: &Arguments, found: &Paired) -> String {
+    let rows = [
+        vec!["A".to_string(), arguments.a.clone(), format!("{:.4}", found.a)],
+        vec!["B".to_string(), arguments.b.clone(), format!("{:.4}", found.b)],
+    ];
+    let difference = match found.interval {
+        Some(interval) => format!(
+            "{:+.4}, {:.0} % interval {:+.4} to {:+.4} (bootstrap over queries, {} resamples)",
+            found.difference,
+            interval.level * 100.0,
+            interval.low,
+            interval.high,
+            interval.resamples
+        ),
+        None => format!("{:+.4}", found.difference),
+    };
+    let how = if found.exact { "all signs" } else { "signs drawn" };
+    format!(
+        "{}\n\nA - B     {difference}\nqueries   {}: A better on {}, B on {}, alike on {}\np-value   {} (paired randomisation, \
+         two-sided, {} {how})",
+        table(&["", "evaluation", &format!("mean {}", arguments.metric)], &rows),
+        found.queries,
+        found.wins,
+        found.losses,
+        found.ties,
+        p_value(found.p_value),
+        found.permutations
+    )
+}
+
+/// A p-value as a person reads it.
+pub(super) fn p_value(p: f64) -> String {
+    if p < 0.001 { format!("{p:.1e}") } else { format!("{p:.3}") }
 }

@@ -1,22 +1,26 @@
 //! The command line: one file per command.
 
 mod bench;
+mod codes_arguments;
 mod compare;
 mod diff;
 mod dry_run;
 mod cache;
+mod evaluate;
 mod exec;
 mod explain;
 mod verify;
 mod exit;
 mod graph;
 mod history;
+mod leaderboard;
 mod log;
 mod pin;
 mod query;
 mod run;
 mod runs;
 mod schema;
+mod search;
 mod shell;
 mod stages;
 mod status;
@@ -60,8 +64,13 @@ enum Command {
     /// Keep the record of a run for good
     Pin(pin::Arguments),
     /// Show every evaluation in the cache side by side, a table per protocol
-    #[command(alias = "leaderboard")]
+    Leaderboard(leaderboard::Arguments),
+    /// Compare two evaluations query by query: difference, interval, p-value
     Compare(compare::Arguments),
+    /// Measure the codes of any program: how well queries find their like, and what the codes are like
+    Evaluate(evaluate::Arguments),
+    /// Find the codes nearest to given ones, in the codes of any program
+    Search(search::Arguments),
     /// Find the database images nearest to the given ones
     Query(query::Arguments),
     /// Show what the cache holds, free room, or check every byte
@@ -163,7 +172,10 @@ pub fn run() -> Result<u8> {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
+        Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
@@ -176,14 +188,18 @@ pub fn run() -> Result<u8> {
     }
 }
 
+/// Names the vectors to compute with, for tests and comparisons.
+const SIMD: &str = "HASHPIPE_SIMD";
+
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
         "HASHPIPE_CACHE",
         "HASHPIPE_CACHE_MAX_SIZE",
         "HASHPIPE_OUTPUT",
         "HASHPIPE_JOBS",
         "HASHPIPE_GPUS",
+        SIMD,
         crate::schedule::FAKE_GPUS,
     ];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
@@ -196,5 +212,8 @@ fn check_environment() -> Result<()> {
             .hint(hint)
             .hint("a key of the pipeline is written with two underscores, as in HASHPIPE_TRAIN__HASHNET__EPOCHS=3")
     });
-    Error::all(errors.collect()).map_or(Ok(()), Err)
+    let vectors = crate::model::check_vectors().err().map(|fault| {
+        Error::input(fault).at(Place::Argument(SIMD.into())).hint("leave it out to compute with the fastest")
+    });
+    Error::all(errors.chain(vectors).collect()).map_or(Ok(()), Err)
 }

@@ -11,7 +11,7 @@ mod prepared;
 mod shards;
 pub mod source;
 
-pub use breach::queries_in_database;
+pub use breach::{queries_in_database, queries_in_training, same_images, same_names};
 pub use list::{Item, List};
 pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;

@@ -187,7 +187,16 @@ mod tests {
 
     fn record(epoch: usize) -> Record {
         let lr = 0.1 + 0.2 * epoch as f64;
-        Record { epoch, loss: 1.0 / 3.0, lr, scale: 2f64.sqrt(), images: 5, seconds: 0.1, images_per_second: 50.0 }
+        Record {
+            epoch,
+            loss: 1.0 / 3.0,
+            lr,
+            scale: 2f64.sqrt(),
+            images: 5,
+            selection: None,
+            seconds: 0.1,
+            images_per_second: 50.0,
+        }
     }
 
     fn save_epoch(dir: &Path, epoch: usize) -> PathBuf {

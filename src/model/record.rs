@@ -28,6 +28,9 @@ pub struct Record {
     pub lr: f64,
     pub scale: f64,
     pub images: usize,
+    /// What the network of this epoch was measured at, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<f64>,
     pub seconds: f64,
     pub images_per_second: f64,
 }

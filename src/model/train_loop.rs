@@ -9,6 +9,7 @@ use super::optim::Optimizer;
 use super::parameters::Init;
 use super::recipe::Recipe;
 use super::record::{Record, Tick};
+use super::selection::{self, Best, Selected, Selection};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
 use crate::dataset::{Augment, Batch, Examples};
@@ -42,6 +43,8 @@ pub struct Trained {
     pub extended: usize,
     /// Why the shorter training that was offered could not be used.
     pub refused: Option<Error>,
+    /// The epoch whose weights these are, if it was chosen; otherwise they are the last one's.
+    pub selected: Option<Selected>,
     name: String,
     memory: Vec<(String, Tensor)>,
 }
@@ -65,16 +68,38 @@ pub fn train(
     device: &Device,
     watch: &mut Watch,
 ) -> anyhow::Result<Trained> {
+    train_selecting(recipe, examples, files, device, watch, None)
+}
+
+/// The same, but with the weights of the epoch that a measure finds best, if there is one.
+///
+/// What decides the measure must be among the `given` digests. A training with a measure cannot be made longer: its
+/// weights are not where it stopped.
+pub fn train_selecting(
+    recipe: &Recipe,
+    examples: &dyn Examples,
+    files: &Files,
+    device: &Device,
+    watch: &mut Watch,
+    mut selection: Option<&mut Selection>,
+) -> anyhow::Result<Trained> {
     recipe.check(examples)?;
     let name = recipe.name(examples, files.given)?;
     let mut training = Training::start(Data { recipe, examples, device, name: &name, scratch: files.scratch }, files)?;
     while training.records.len() < recipe.epochs {
         training.epoch(watch)?;
+        if let Some(selection) = &mut selection {
+            training.measure(selection)?;
+        }
         training.save()?;
     }
     let memory = training.memory()?;
+    let selected = Selected::of(&training.records);
+    if selected.is_some() {
+        selection::restore(&training.model, &training.best)?;
+    }
     let Training { model, records, unused, extended, refused, .. } = training;
-    Ok(Trained { model, records, unused, extended, refused, name, memory })
+    Ok(Trained { model, records, unused, extended, refused, selected, name, memory })
 }
 
 /// What a training is given.
@@ -102,6 +127,8 @@ struct Training<'a> {
     /// One per finished epoch.
     records: Vec<Record>,
     checkpoint: Option<PathBuf>,
+    /// Weights of the best epoch that was measured; none before that.
+    best: Best,
     unused: Vec<String>,
     extended: usize,
     refused: Option<Error>,
@@ -143,7 +170,8 @@ impl<'a> Training<'a> {
         let mut training = Self::with_model(data, model)?;
         training.optimizer.load_state(&state_of(&saved.state, "optimizer.")?).map_err(super::tensor_error)?;
         training.loss.load_state(&state_of(&saved.state, "loss.")?).map_err(super::tensor_error)?;
-        Ok(Self { records: saved.progress.records, checkpoint: saved.checkpoint, ..training })
+        let best = selection::read(&saved.state)?;
+        Ok(Self { records: saved.progress.records, checkpoint: saved.checkpoint, best, ..training })
     }
 
     fn with_model(data: Data<'a>, model: HashModel) -> Result<Self> {
@@ -151,8 +179,9 @@ impl<'a> Training<'a> {
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
         let loss = recipe.loss.builder().build(sizes)?;
         let optimizer = recipe.optimizer.builder().build(model.parameters())?;
-        let (records, checkpoint, unused, refused) = (vec![], None, vec![], None);
-        Ok(Self { data, model, loss, optimizer, records, checkpoint, unused, extended: 0, refused })
+        let model = model.in_precision(recipe.precision);
+        let (records, checkpoint, best, unused, refused) = (vec![], None, vec![], vec![], None);
+        Ok(Self { data, model, loss, optimizer, records, checkpoint, best, unused, extended: 0, refused })
     }
 
     /// One pass over the images, in an order and with an augmentation that the seed and the epoch decide.
@@ -187,7 +216,23 @@ impl<'a> Training<'a> {
         self.check_finite(&epoch)?;
         let (seconds, images_per_second) = (began.elapsed().as_secs_f64(), rate(images));
         let loss = total / images.max(1) as f64;
-        self.records.push(Record { epoch: number, loss, lr, scale: epoch.scale, images, seconds, images_per_second });
+        let (scale, selection) = (epoch.scale, None);
+        self.records.push(Record { epoch: number, loss, lr, scale, images, selection, seconds, images_per_second });
+        Ok(())
+    }
+
+    /// Measures the network after its last epoch if that is due, and keeps its weights if it is the best so far.
+    fn measure(&mut self, selection: &mut Selection) -> anyhow::Result<()> {
+        let best = Selected::of(&self.records).map(|best| best.value);
+        let Some(last) = self.records.last_mut().filter(|last| selection.is_due(last.epoch, self.data.recipe.epochs))
+        else {
+            return Ok(());
+        };
+        let value = (selection.measure)(&self.model)?;
+        last.selection = Some(value);
+        if best.is_none_or(|best| value > best) {
+            self.best = selection::copy(&self.model)?;
+        }
         Ok(())
     }
 
@@ -263,7 +308,7 @@ impl<'a> Training<'a> {
 
     fn save(&mut self) -> anyhow::Result<()> {
         let weights = self.model.parameters().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-        let tensors = [named("model", weights.collect()), self.memory()?].concat();
+        let tensors = [named("model", weights.collect()), named("best", self.best.clone()), self.memory()?].concat();
         let progress = Progress::new(self.data.name.to_string(), self.records.clone());
         self.checkpoint = Some(checkpoint::save(self.data.scratch, &progress, &tensors)?);
         Ok(())
@@ -290,6 +335,7 @@ fn state_of(file: &TensorFile, prefix: &str) -> Result<Vec<(String, Tensor)>> {
 pub(super) mod tests {
     use super::*;
     use crate::image::Transform;
+    use crate::kernel::Precision;
     use crate::model::testing::Shapes;
     use crate::model::weights::{Card, save};
     use tempfile::TempDir;
@@ -312,6 +358,7 @@ pub(super) mod tests {
             schedule: serde_json::from_str(r#"{"name": "step", "every": 2}"#).unwrap(),
             crop: true,
             flip: false,
+            precision: Precision::F32,
         }
     }
 
@@ -404,6 +451,51 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_best_epoch_is_kept_wherever_the_training_was_stopped() {
+        // Epochs 2, 4 and 5 are measured; 4 is as good as 2, which stays. What was measured before a stop is not asked
+        // again, so a figure is known by the weights.
+        let recipe = Recipe { epochs: 5, ..recipe() };
+        let figures: std::collections::HashMap<_, _> = plain_weights().into_iter().zip([0.4, 0.4, 0.3]).collect();
+        let with = |stop: usize, scratch: &Path| {
+            let mut steps = 0;
+            let mut watch = |_: &Tick| {
+                steps += 1;
+                if steps == stop { anyhow::bail!("stopped") } else { Ok(()) }
+            };
+            let mut measure = |model: &HashModel| Ok(figures[&first_weights(model)]);
+            let mut selection = Selection { every: 2, measure: &mut measure };
+            train_selecting(&recipe, &shapes(), &files(scratch, None), &Device::Cpu, &mut watch, Some(&mut selection))
+        };
+        let expected = {
+            let scratch = TempDir::new().unwrap();
+            bytes(&run(&Recipe { epochs: 2, ..recipe.clone() }, scratch.path(), &mut |_| Ok(())).unwrap()).0
+        };
+        for stop in [1, 6, 7, 9, 12, 13, 15] {
+            let scratch = TempDir::new().unwrap();
+            assert!(with(stop, scratch.path()).is_err());
+            let resumed = with(usize::MAX, scratch.path()).unwrap();
+            assert_eq!(resumed.selected, Some(Selected { epoch: 2, value: 0.4 }), "stopped at step {stop}");
+            assert!(bytes(&resumed).0 == expected, "stopped at step {stop}");
+            let measured: Vec<_> = resumed.records.iter().map(|record| record.selection).collect();
+            assert_eq!(measured, [None, Some(0.4), None, Some(0.4), Some(0.3)]);
+        }
+    }
+
+    fn first_weights(model: &HashModel) -> Vec<u32> {
+        let weights = model.parameters()[0].1.flatten_all().and_then(|weights| weights.to_vec1::<f32>()).unwrap();
+        weights.iter().map(|weight| weight.to_bits()).collect()
+    }
+
+    /// The first weights after epochs 2, 4 and 5.
+    fn plain_weights() -> Vec<Vec<u32>> {
+        let after = |epochs| {
+            let scratch = TempDir::new().unwrap();
+            first_weights(&run(&Recipe { epochs, ..recipe() }, scratch.path(), &mut |_| Ok(())).unwrap().model)
+        };
+        [2, 4, 5].map(after).to_vec()
+    }
+
+    #[test]
     fn shapes_are_learnt() {
         let scratch = TempDir::new().unwrap();
         let recipe = Recipe {
@@ -446,6 +538,9 @@ pub(super) mod tests {
         let one = trained(&recipe(), 1);
         assert!(one == trained(&recipe(), 3));
         assert!(one != trained(&Recipe { seed: 8, ..recipe() }, 1));
+        let bf16 = Recipe { precision: Precision::Bf16, ..recipe() };
+        let rounded = trained(&bf16, 1);
+        assert!(rounded == trained(&bf16, 3) && rounded != one);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use super::form::Table;
 use super::spread::{is_inside, spread};
 use super::summary::in_order;
 use crate::cache::{Action, Key};
+use crate::certainty::{self, LEVEL, RESAMPLES};
 use crate::event::Spread;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a result was called.
@@ -37,8 +38,37 @@ pub struct Entry {
     /// The seeds, in order.
     pub seeds: Vec<String>,
     pub metrics: BTreeMap<String, Figure>,
+    /// How the epoch was chosen that the codes are of; `null` for the last one.
+    pub selected: Option<Selected>,
     /// How it compares with the best entry of the same code length.
     pub mark: Mark,
+    /// How often chance alone makes a difference to that entry as large as theirs: the paired randomisation test over
+    /// queries, two-sided, on each query's mean over the seeds. `null` for the best one itself, and where the results
+    /// per query are gone.
+    pub p_value: Option<f64>,
+    /// Query by query, the mean over the seeds.
+    #[serde(skip)]
+    numbers: Option<Vec<f64>>,
+}
+
+/// How an epoch was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selected {
+    /// By queries that are not those of the figures.
+    OnValidation,
+    /// By the very queries that the figures are of, which makes them better than unknown images would get.
+    OnTest,
+}
+
+impl Selected {
+    fn text(selected: Option<Self>) -> &'static str {
+        match selected {
+            None => "last",
+            Some(Self::OnValidation) => "best on validation",
+            Some(Self::OnTest) => "best on test",
+        }
+    }
 }
 
 /// A figure over the seeds.
@@ -49,6 +79,15 @@ pub struct Figure {
     pub spread: Option<Spread>,
     /// Per seed.
     pub values: Vec<f64>,
+    /// Of a single seed: the bootstrap interval over queries.
+    pub over_queries: Option<OverQueries>,
+}
+
+/// An interval over queries, as the evaluation told it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OverQueries {
+    pub low: f64,
+    pub high: f64,
 }
 
 /// How an entry compares with the best one.
@@ -79,11 +118,16 @@ impl Mark {
 const MARKS: &[&str] = &[
     "best: of its code length; ~: the difference to it lies inside its 95 % interval (Welch's t over seeds);",
     "?: one seed alone has no interval. ±: half the 95 % interval of the mean (Student's t, n - 1 degrees of freedom).",
+    "[a, b]: 95 % interval of one seed over its queries (bootstrap). p: of the difference to the best of its code length, \
+     by paired randomisation over queries.",
 ];
+
+/// Numbers per query of an evaluation, if they are still there.
+type Numbers<'a> = dyn Fn(&Action) -> Option<Vec<f64>> + 'a;
 
 impl Leaderboard {
     /// The boards of all evaluations that have a name, or with `all`, of every one.
-    pub fn all(actions: &[Action], names: &HashMap<Key, BTreeSet<Named>>, all: bool) -> Vec<Self> {
+    pub fn all(actions: &[Action], names: &HashMap<Key, BTreeSet<Named>>, all: bool, per_query: &Numbers) -> Vec<Self> {
         let history = History::new(actions);
         let mut boards: BTreeMap<BTreeMap<String, String>, Vec<(Entry, &Action)>> = BTreeMap::new();
         for action in actions.iter().filter(|action| action.kind == "evaluate" && !action.metrics.is_empty()) {
@@ -94,8 +138,9 @@ impl Leaderboard {
             }
         }
         let boards = boards.into_iter().map(|(protocol, found)| {
-            let mut entries = over_seeds(found);
+            let mut entries = over_seeds(found, per_query);
             mark(&mut entries);
+            test(&mut entries);
             Self { protocol, entries }
         });
         boards.collect()
@@ -127,16 +172,22 @@ impl Leaderboard {
         let mut heads = vec!["pipeline".to_string()];
         heads.extend((stages.len() > 1).then(|| "stage".to_string()));
         heads.extend(differing.iter().map(|name| short_name(name, &differing)));
+        let chosen = self.entries.iter().any(|entry| entry.selected.is_some());
+        heads.extend(chosen.then(|| "epoch".to_string()));
         heads.push("seeds".into());
         heads.extend(metrics.iter().cloned());
         heads.push("mark".into());
+        let tested = self.entries.iter().any(|entry| entry.p_value.is_some());
+        heads.extend(tested.then(|| "p".to_string()));
         let row = |entry: &Entry| {
             let mut cells = vec![entry.pipeline.clone()];
             cells.extend((stages.len() > 1).then(|| entry.stage.clone()));
             cells.extend(differing.iter().map(|name| entry.parameters.get(name).cloned().unwrap_or_default()));
+            cells.extend(chosen.then(|| Selected::text(entry.selected).to_string()));
             cells.push(entry.seeds.len().to_string());
             cells.extend(metrics.iter().map(|name| entry.metrics.get(name).map_or(String::new(), Figure::text)));
             cells.push(entry.mark.sign().to_string());
+            cells.extend(tested.then(|| entry.p_value.map_or(String::new(), p_value)));
             cells
         };
         Table { heads, rows: self.entries.iter().map(row).collect() }
@@ -156,20 +207,31 @@ impl Leaderboard {
 impl Figure {
     fn new(values: Vec<f64>) -> Self {
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        Self { mean, spread: spread(&values), values }
+        Self { mean, spread: spread(&values), values, over_queries: None }
     }
 
     fn text(&self) -> String {
-        match self.spread.filter(|spread| spread.deviation > 0.0) {
-            Some(spread) => format!("{:.4} ± {:.4}", spread.mean, spread.interval),
-            None => format!("{:.4}", self.mean),
+        match (self.spread.filter(|spread| spread.deviation > 0.0), self.over_queries) {
+            (Some(spread), _) => format!("{:.4} ± {:.4}", spread.mean, spread.interval),
+            (None, Some(over)) => format!("{:.4} [{:.4}, {:.4}]", self.mean, over.low, over.high),
+            (None, None) => format!("{:.4}", self.mean),
         }
     }
+}
+
+/// A p-value as a person reads it.
+fn p_value(p: f64) -> String {
+    if p < 0.001 { format!("{p:.1e}") } else { format!("{p:.3}") }
 }
 
 /// Parameters that are known by name here.
 const BITS: &str = "train.bits";
 const SEED: &str = "train.seed";
+const SELECTED_BY: &str = "train.select.query";
+const SELECTED_ON: &str = "train.select.on";
+
+/// Parameters of an evaluation that say what else is written, and not what is measured.
+const UNMEASURED: [&str; 2] = ["retrieved", "form"];
 
 /// A parameter's name without its kind of stage, where that is enough.
 fn short_name(name: &str, all: &[String]) -> String {
@@ -200,7 +262,8 @@ impl<'a> History<'a> {
 
     /// All that an evaluation's key holds but the codes.
     fn protocol(&self, action: &Action, names: &HashMap<Key, BTreeSet<Named>>) -> BTreeMap<String, String> {
-        let lines = action.lines.iter().filter(|line| !line.name.ends_with("_codes") && line.name != "kind");
+        let measured = |name: &str| !name.ends_with("_codes") && name != "kind" && !UNMEASURED.contains(&bare(name));
+        let lines = action.lines.iter().filter(|line| measured(&line.name));
         let text = |value: &str| {
             let Some(digest) = content(value) else { return value.to_string() };
             let short = digest.get(..12).unwrap_or(digest);
@@ -229,10 +292,13 @@ impl<'a> History<'a> {
         Entry {
             pipeline: name.map_or(String::new(), |name| name.pipeline.clone()),
             stage: super::tally::stage_of(task).to_string(),
+            selected: selected(action, &parameters),
             parameters,
             seeds: seed.into_iter().collect(),
             metrics: action.metrics.iter().map(|(name, value)| (name.clone(), Figure::new(vec![*value]))).collect(),
             mark: Mark::Unknown,
+            p_value: None,
+            numbers: None,
         }
     }
 
@@ -265,6 +331,16 @@ impl<'a> History<'a> {
     }
 }
 
+/// How the epoch of an evaluation's codes was chosen. That it was by the evaluation's own queries is seen by content,
+/// whatever the training was told.
+fn selected(action: &Action, parameters: &BTreeMap<String, String>) -> Option<Selected> {
+    let by = parameters.get(SELECTED_BY)?;
+    let reported = action.lines.iter().filter(|line| bare(&line.name) == "query_list");
+    let own = reported.filter_map(|line| content(&line.value)).any(|digest| digest.starts_with(by.as_str()));
+    let told = parameters.get(SELECTED_ON).is_some_and(|on| on.trim_matches('"') == "test");
+    Some(if own || told { Selected::OnTest } else { Selected::OnValidation })
+}
+
 fn bare(name: &str) -> &str {
     name.strip_prefix("params.").unwrap_or(name)
 }
@@ -274,8 +350,9 @@ fn content(value: &str) -> Option<&str> {
     value.strip_prefix("blake3:")
 }
 
-/// Entries that differ in nothing but the seed, as one. Of several results for one seed, the first is taken.
-fn over_seeds(mut found: Vec<(Entry, &Action)>) -> Vec<Entry> {
+/// Entries that differ in nothing but the seed, as one, with each query's mean over the seeds. Of several results for one
+/// seed, the first is taken.
+fn over_seeds(mut found: Vec<(Entry, &Action)>, per_query: &Numbers) -> Vec<Entry> {
     found.sort_by_key(|(_, action)| (action.made, action.key.clone()));
     let mut groups: Vec<(Entry, BTreeMap<String, &Action>)> = vec![];
     for (entry, action) in found {
@@ -285,13 +362,47 @@ fn over_seeds(mut found: Vec<(Entry, &Action)>) -> Vec<Entry> {
             None => groups.push((entry, BTreeMap::from([(seed, action)]))),
         }
     }
+    // A single entry is compared with nothing: its numbers are not read.
+    let compared = groups.len() > 1;
     let merged = groups.into_iter().map(|(entry, seeds)| {
         let names: BTreeSet<&String> = seeds.values().flat_map(|action| action.metrics.keys()).collect();
         let values = |name: &String| seeds.values().filter_map(|action| action.metrics.get(name).copied()).collect();
-        let metrics = names.into_iter().map(|name| (name.clone(), Figure::new(values(name)))).collect();
-        Entry { seeds: seeds.keys().cloned().collect(), metrics, ..entry }
+        let alone = seeds.values().next().filter(|_| seeds.len() == 1);
+        let intervals = alone.map(|action| intervals(action)).unwrap_or_default();
+        let figure = |name: &String| Figure { over_queries: intervals.get(name).copied(), ..Figure::new(values(name)) };
+        let metrics = names.into_iter().map(|name| (name.clone(), figure(name))).collect();
+        let numbers = compared.then(|| mean_over(seeds.values().map(|action| per_query(action)))).flatten();
+        Entry { seeds: seeds.keys().cloned().collect(), metrics, numbers, ..entry }
     });
     merged.collect()
+}
+
+/// Intervals over queries that an evaluation told, by figure.
+fn intervals(action: &Action) -> BTreeMap<String, OverQueries> {
+    action.facts.get("intervals").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Query by query, the mean of several evaluations; `None` if one of them has no numbers, or others have more.
+fn mean_over(all: impl Iterator<Item = Option<Vec<f64>>>) -> Option<Vec<f64>> {
+    let all: Option<Vec<Vec<f64>>> = all.collect();
+    let all = all?;
+    let first = all.first()?.len();
+    if all.iter().any(|numbers| numbers.len() != first) {
+        return None;
+    }
+    Some((0..first).map(|i| all.iter().map(|numbers| numbers[i]).sum::<f64>() / all.len() as f64).collect())
+}
+
+/// Compares each entry's queries with those of the best entry of its code length.
+fn test(entries: &mut [Entry]) {
+    let mut best: Option<Vec<f64>> = None;
+    for entry in entries {
+        if entry.mark == Mark::Best {
+            best.clone_from(&entry.numbers);
+        } else if let (Some(best), Some(own)) = (&best, &entry.numbers) {
+            entry.p_value = certainty::paired(best, own, RESAMPLES, LEVEL, 0).map(|found| found.p_value);
+        }
+    }
 }
 
 /// Sorts by code length and then the first figure, and compares each entry with the best of its length.
@@ -327,8 +438,30 @@ mod tests {
             parameters: [(BITS.to_string(), bits.to_string())].into(),
             seeds: vec![],
             metrics: [("mAP@10".to_string(), Figure::new(values.to_vec()))].into(),
+            selected: None,
             mark: Mark::Unknown,
+            p_value: None,
+            numbers: None,
         }
+    }
+
+    #[test]
+    fn entries_are_tested_against_the_best_of_their_length() {
+        let with = |bits: &str, value: f64, numbers: Option<Vec<f64>>| Entry { numbers, ..entry(bits, &[value]) };
+        let queries = |high: usize| Some((0..8).map(|i| f64::from(u8::from(i < high))).collect::<Vec<f64>>());
+        let mut entries = vec![
+            with("8", 0.2, queries(0)),
+            with("8", 0.9, queries(8)),
+            with("8", 0.5, None),
+            with("16", 0.3, queries(1)),
+        ];
+        mark(&mut entries);
+        test(&mut entries);
+        // All eight queries better: 2 of 2^8 signs are as large. The 16 bits are compared with themselves only.
+        let found: Vec<Option<f64>> = entries.iter().map(|entry| entry.p_value).collect();
+        assert_eq!(found, [None, None, Some(2.0 / 256.0), None]);
+        let heads = Leaderboard { protocol: BTreeMap::new(), entries }.to_table().heads;
+        assert_eq!(heads, ["pipeline", "bits", "seeds", "mAP@10", "mark", "p"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Binary codes, packed into 64-bit words.
+//! Binary and ternary codes, packed into 64-bit words.
 
 use super::Refusal;
+use super::words::Words;
 use std::collections::HashSet;
 
 /// The longest code, in bits.
@@ -14,10 +15,16 @@ pub const MAX_CODES: usize = u32::MAX as usize;
 /// Bit `j` of a code is bit `j % 64` of its word `j / 64`, which in little-endian bytes is bit `j % 8` of byte `j / 8`:
 /// NumPy's `packbits(.., bitorder="little")`. It is 1 where the network's output is above 0. Bits of the last word
 /// beyond the code's end are always 0, so distances need no mask.
+///
+/// Codes of the reference may be ternary: its `sign(0)` is 0. [`push_ternary`](Self::push_ternary) keeps such signs. The
+/// distance of two codes x and y of b bits is then the reference's (b - x.y) / 2: a zero, on either side or both, is half
+/// a bit away from everything. Rankings, means over ties and all metrics work on it; a radius is still in bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Codes {
     bits: usize,
-    words: Vec<u64>,
+    words: Words,
+    /// Which signs are zero, laid out like `words`; empty while none is. Where it is 1, the word's bit is 0.
+    zeros: Vec<u64>,
 }
 
 impl Codes {
@@ -26,7 +33,7 @@ impl Codes {
         if !(1..=MAX_BITS).contains(&bits) {
             return Err(Refusal::Bits(bits));
         }
-        Ok(Self { bits, words: Vec::new() })
+        Ok(Self { bits, words: Words::Owned(vec![]), zeros: vec![] })
     }
 
     /// Appends the signs of one image's outputs (`bits` of them); returns how many were exactly zero.
@@ -43,9 +50,27 @@ impl Codes {
         if self.len() == MAX_CODES {
             return Err(Refusal::TooManyCodes);
         }
-        let pack = |word, (j, &x): (usize, &f32)| word | u64::from(x > 0.0) << j;
-        self.words.extend(outputs.chunks(64).map(|part| part.iter().enumerate().fold(0, pack)));
+        self.words.to_mut().extend(packed(outputs, |x| x > 0.0));
+        if self.is_ternary() {
+            self.zeros.resize(self.words.len(), 0);
+        }
         Ok(outputs.iter().filter(|&&x| x == 0.0).count())
+    }
+
+    /// Appends the signs of one image's outputs as [`push`](Self::push) does, but keeps zeros as the reference's third
+    /// sign; returns how many there were.
+    pub fn push_ternary(&mut self, outputs: &[f32]) -> Result<usize, Refusal> {
+        let zeros = self.push(outputs)?;
+        if zeros > 0 {
+            self.zeros.resize(self.words.len() - self.words_per_code(), 0);
+            self.zeros.extend(packed(outputs, |x| x == 0.0));
+        }
+        Ok(zeros)
+    }
+
+    /// Whether any sign is zero.
+    pub fn is_ternary(&self) -> bool {
+        !self.zeros.is_empty()
     }
 
     /// Appends codes of the same length.
@@ -56,8 +81,29 @@ impl Codes {
         if self.len() + other.len() > MAX_CODES {
             return Err(Refusal::TooManyCodes);
         }
-        self.words.extend_from_slice(&other.words);
+        self.words.to_mut().extend_from_slice(&other.words);
+        if self.is_ternary() || other.is_ternary() {
+            self.zeros.resize(self.words.len() - other.words.len(), 0);
+            self.zeros.extend_from_slice(&other.zeros);
+            self.zeros.resize(self.words.len(), 0);
+        }
         Ok(())
+    }
+
+    /// The codes at these positions, in this order; positions are below [`len`](Self::len).
+    pub fn selected(&self, positions: impl IntoIterator<Item = usize>) -> Self {
+        let width = self.words_per_code();
+        let (mut words, mut zeros) = (vec![], vec![]);
+        for i in positions {
+            words.extend_from_slice(self.code(i));
+            if self.is_ternary() {
+                zeros.extend_from_slice(&self.zeros[i * width..(i + 1) * width]);
+            }
+        }
+        if zeros.iter().all(|&word| word == 0) {
+            zeros.clear();
+        }
+        Self { bits: self.bits, words: Words::Owned(words), zeros }
     }
 
     /// For each bit, how many codes have it set.
@@ -73,7 +119,9 @@ impl Codes {
 
     /// How many different codes there are.
     pub fn distinct(&self) -> usize {
-        self.words.chunks_exact(self.words_per_code()).collect::<HashSet<_>>().len()
+        let width = self.words_per_code();
+        let zeros = |i: usize| self.zeros.get(i * width..(i + 1) * width);
+        (0..self.len()).map(|i| (self.code(i), zeros(i))).collect::<HashSet<_>>().len()
     }
 
     /// How many codes there are.
@@ -107,9 +155,19 @@ impl Codes {
         self.code(i)[j / 64] >> (j % 64) & 1 == 1
     }
 
-    /// Code `i` as -1 and +1, `bits` of them.
+    /// Code `i` as -1, 0 and +1, `bits` of them.
     pub fn unpack(&self, i: usize) -> impl Iterator<Item = f32> {
-        (0..self.bits).map(move |j| if self.bit(i, j) { 1.0 } else { -1.0 })
+        let zeros = self.zeros.get(i * self.words_per_code()..).unwrap_or_default();
+        let is_zero = |j: usize| zeros.get(j / 64).is_some_and(|word| word >> (j % 64) & 1 == 1);
+        (0..self.bits).map(move |j| {
+            if self.bit(i, j) {
+                1.0
+            } else if is_zero(j) {
+                0.0
+            } else {
+                -1.0
+            }
+        })
     }
 
     /// All words, code after code.
@@ -117,8 +175,18 @@ impl Codes {
         &self.words
     }
 
-    /// Codes from their words, code after code.
-    pub(super) fn from_words(bits: usize, words: Vec<u64>) -> Result<Self, Refusal> {
+    /// Which signs are zero, laid out like [`words`](Self::words); empty if none is.
+    pub(super) fn zeros(&self) -> &[u64] {
+        &self.zeros
+    }
+
+    /// Binary codes from their words, code after code; bits beyond a code's end must be 0.
+    pub fn from_words(bits: usize, words: Vec<u64>) -> Result<Self, Refusal> {
+        Self::of(bits, Words::Owned(words))
+    }
+
+    /// The same from words wherever they lie; all of them are read.
+    pub(super) fn of(bits: usize, words: Words) -> Result<Self, Refusal> {
         let codes = Self { words, ..Self::new(bits)? };
         let width = codes.words_per_code();
         if !codes.words.len().is_multiple_of(width) {
@@ -128,6 +196,9 @@ impl Codes {
             return Err(Refusal::TooManyCodes);
         }
         let used = u64::MAX >> (width * 64 - bits);
+        if used == u64::MAX {
+            return Ok(codes);
+        }
         match codes.words.chunks_exact(width).position(|code| code[width - 1] & !used != 0) {
             Some(code) => Err(Refusal::Padding { code }),
             None => Ok(codes),
@@ -144,12 +215,18 @@ impl Codes {
         Self::from_words(bits, bytes.chunks_exact(row).flat_map(|code| code.chunks(8).map(word)).collect())
     }
 
-    /// The codes as `N x ceil(bits / 8)` bytes, code after code.
+    /// The codes as `N x ceil(bits / 8)` bytes, code after code; zeros of ternary codes as 0, like -1.
     pub fn packed_bytes(&self) -> Vec<u8> {
         let row = self.bits.div_ceil(8);
         let bytes = |code: &[u64]| code.iter().flat_map(|word| word.to_le_bytes()).take(row).collect::<Vec<_>>();
         self.words.chunks_exact(self.words_per_code()).flat_map(bytes).collect()
     }
+}
+
+/// The words of one code: 1 where `is_one`.
+fn packed(outputs: &[f32], is_one: impl Fn(f32) -> bool) -> impl Iterator<Item = u64> {
+    let pack = move |part: &[f32]| part.iter().enumerate().fold(0, |word, (j, &x)| word | u64::from(is_one(x)) << j);
+    outputs.chunks(64).map(pack)
 }
 
 #[cfg(test)]
@@ -212,6 +289,22 @@ pub(super) mod tests {
         (0..3).for_each(|_| same.append(&second).unwrap());
         assert_eq!((same.len(), same.distinct()), (12, second.distinct()));
         assert_eq!((Codes::new(3).unwrap().ones(), Codes::new(3).unwrap().distinct()), (vec![0; 3], 0));
+    }
+
+    #[test]
+    fn ternary_codes_keep_their_zeros() {
+        let rows = [[1.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [0.0, 0.0, -1.0]];
+        let mut codes = Codes::new(3).unwrap();
+        let zeros: Vec<usize> = rows.iter().map(|row| codes.push_ternary(row).unwrap()).collect();
+        assert_eq!((zeros, codes.is_ternary(), codes.distinct()), (vec![1, 0, 2], true, 3));
+        codes.push(&[0.0, 1.0, 0.0]).unwrap(); // as binary
+        let back = |codes: &Codes, i| codes.unpack(i).collect::<Vec<_>>();
+        assert_eq!((0..3).map(|i| back(&codes, i)).collect::<Vec<_>>(), rows);
+        assert_eq!(back(&codes, 3), [-1.0, 1.0, -1.0]);
+        let mut all = codes.selected([1, 3]);
+        assert!(!all.is_ternary());
+        all.append(&codes).unwrap();
+        assert_eq!((back(&all, 2), back(&all, 4), back(&all, 5)), (back(&codes, 0), back(&codes, 2), back(&codes, 3)));
     }
 
     #[test]

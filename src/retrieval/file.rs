@@ -19,11 +19,14 @@
 //! Nothing in a file is believed before it is checked, and no more memory is taken than the file has bytes on disk.
 
 use std::fs;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::words::{Mapped, Words};
 use super::{Codes, Refusal};
 use crate::error::{Error, Kind, Place, Result};
 
@@ -67,7 +70,12 @@ struct Json {
 }
 
 /// Writes a codes file; equal codes and headers give equal bytes.
+///
+/// Fails if the codes are ternary.
 pub fn write(path: &Path, codes: &Codes, header: &Header) -> Result<()> {
+    if codes.is_ternary() {
+        return Err(Refusal::TernaryFile.into());
+    }
     fs::write(path, to_bytes(codes, header)).map_err(|e| Error::io("write", path, &e))
 }
 
@@ -77,6 +85,47 @@ pub fn write(path: &Path, codes: &Codes, header: &Header) -> Result<()> {
 pub fn read(path: &Path) -> Result<(Codes, Header)> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     from_bytes(bytes).map_err(|e| e.at(Place::Path(path.display().to_string())))
+}
+
+/// Maps a codes file instead of reading it: for databases that are larger than memory, and to start at once.
+///
+/// The header and the file's size are checked, and the bits beyond the codes' ends, but not the digest, for which the
+/// whole file would have to be read ([`read`] does). While the codes live, the file must not be cut short or written to.
+pub fn map(path: &Path) -> Result<(Codes, Header)> {
+    if cfg!(target_endian = "big") {
+        return read(path);
+    }
+    let failed = |e: std::io::Error| Error::io("read", path, &e);
+    let at = |e: Error| e.at(Place::Path(path.display().to_string()));
+    let file = fs::File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    // As much as the header may take, as its length says.
+    let mut start = vec![];
+    Read::take(&file, PREFIX as u64).read_to_end(&mut start).map_err(failed)?;
+    if let Some(length) = start.get(12..PREFIX) {
+        let length = length.iter().rev().fold(0, |length, &byte| length << 8 | u64::from(byte));
+        Read::take(&file, length).read_to_end(&mut start).map_err(failed)?;
+    }
+    let (header, length) = read_header(&start).map_err(at)?;
+    let (start, count) = check_size(&header, length, size).map_err(at)?;
+    let words = match Mapped::new(&file, start, count).map_err(failed)? {
+        Some(mapped) => Words::Mapped(Arc::new(mapped)),
+        None => return Err(at(damaged("the codes file has another size than its header says"))),
+    };
+    let codes = Codes::of(header.bits, words).map_err(|refusal| at(refusal.into()))?;
+    Ok((codes, Header { zeros: header.zeros, provenance: header.provenance }))
+}
+
+/// Checks that a file of `size` bytes holds what its header says; gives where its words start, and how many there are.
+fn check_size(header: &Json, header_length: usize, size: u64) -> Result<(usize, usize)> {
+    let (start, width) = (start_of_codes(header_length), Codes::new(header.bits)?.words_per_code());
+    let count = header.count.checked_mul(width);
+    let end = count.and_then(|count| count.checked_mul(8)).and_then(|bytes| bytes.checked_add(start));
+    match count {
+        Some(count) if end.map(|end| end as u64) == Some(size) => Ok((start, count)),
+        _ => Err(damaged("the codes file has another size than its header says")
+            .note(format!("{} codes of {} bits do not make a file of {size} bytes", header.count, header.bits))),
+    }
 }
 
 fn to_bytes(codes: &Codes, header: &Header) -> Vec<u8> {
@@ -103,14 +152,7 @@ fn to_bytes(codes: &Codes, header: &Header) -> Vec<u8> {
 
 fn from_bytes(mut bytes: Vec<u8>) -> Result<(Codes, Header)> {
     let (header, length) = read_header(&bytes)?;
-    let start = start_of_codes(length);
-    let code = Codes::new(header.bits)?.words_per_code() * 8;
-    let size = header.count.checked_mul(code).and_then(|size| size.checked_add(start));
-    if size != Some(bytes.len()) {
-        let (bits, count) = (header.bits, header.count);
-        return Err(damaged("the codes file has another size than its header says")
-            .note(format!("{count} codes of {bits} bits do not make a file of {} bytes", bytes.len())));
-    }
+    let (start, _) = check_size(&header, length, bytes.len() as u64)?;
     check_digest(&mut bytes, digest_place(length), &header.blake3)?;
     let words = bytes[start..].chunks_exact(8).map(|word| word.iter().rev().fold(0, |w, &b| w << 8 | u64::from(b)));
     let codes = Codes::from_words(header.bits, words.collect())?;
@@ -180,6 +222,7 @@ impl From<Refusal> for Error {
             }
             Refusal::DifferentClasses { .. } => error.hint("take both lists from the same data set"),
             Refusal::LabelCount { .. } => error.hint("give the list that the codes were made from"),
+            Refusal::TernaryFile => error.hint("encode with outputs that are not exactly 0"),
             Refusal::ZeroTopK => error.hint("set `top_k` to 1 or more, or leave it out to rank the whole database"),
             _ => error,
         }
@@ -222,8 +265,31 @@ mod tests {
         for (count, bits) in [(0, 1), (1, 64), (5, 48), (3, 65), (2, 1024)] {
             let codes = random_codes(1, count, bits, bits);
             write(&path, &codes, &header()).unwrap();
-            assert_eq!(read(&path).unwrap(), (codes, header()));
+            assert_eq!(read(&path).unwrap(), (codes.clone(), header()));
+            let (mut mapped, found) = map(&path).unwrap();
+            assert_eq!((&mapped, found), (&codes, header()));
+            mapped.push(&vec![1.0; bits]).unwrap();
+            assert_eq!((mapped.len(), read(&path).unwrap().0.len()), (count + 1, count));
         }
+        let mut ternary = Codes::new(2).unwrap();
+        ternary.push_ternary(&[0.0, 1.0]).unwrap();
+        assert!(write(&path, &ternary, &header()).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("codes");
+        let bytes = to_bytes(&random_codes(1, 5, 48, 48), &header());
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert!(map(&path).is_err(), "cut at {length}");
+        }
+        fs::write(&path, [&bytes[..], &[0]].concat()).unwrap();
+        assert!(map(&path).is_err());
+        fs::write(&path, forged(6, 2, "little", &[1, 64])).unwrap();
+        assert_eq!(map(&path).unwrap_err().message(), "code 1 has bits set beyond its end");
+        assert!(map(&folder.path().join("none")).is_err());
     }
 
     #[test]

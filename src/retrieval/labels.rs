@@ -1,6 +1,7 @@
 //! Which items carry which classes, and who is relevant to whom.
 
 use super::{MAX_CODES, Refusal};
+use std::ops::Range;
 
 /// The classes of many items, each of which may have none, one, or many.
 ///
@@ -54,20 +55,55 @@ impl Labels {
         (0..self.classes).filter(move |&class| self.row(class)[i / 64] >> (i % 64) & 1 == 1).map(|class| class as u32)
     }
 
-    /// Writes the set of items that have at least one of `classes`: bit `i % 64` of word `i / 64` is item `i`.
-    pub(super) fn items_with_any(&self, classes: impl Iterator<Item = u32>, out: &mut Vec<u64>) {
-        out.clear();
-        out.resize(self.items.div_ceil(64), 0);
-        for class in classes {
-            for (out, items) in out.iter_mut().zip(self.row(class as usize)) {
-                *out |= items;
+    /// Counts, for the 64 items of each of `words` (ranges of item / 64), how many of `classes` they have.
+    ///
+    /// Binary numbers lie across `planes`: bit `i` of `planes[p][w]` is bit `p` of the count of item `i` of word `w`.
+    /// There are enough planes for the number of classes ([`planes_for`]), each as long as `words`.
+    pub(super) fn count_shared(&self, classes: &[u32], words: Range<usize>, planes: &mut [Vec<u64>]) {
+        planes.iter_mut().for_each(|plane| plane.fill(0));
+        for &class in classes {
+            let row = &self.row(class as usize)[words.clone()];
+            for (w, &items) in row.iter().enumerate() {
+                let mut carry = items;
+                for plane in planes.iter_mut() {
+                    (plane[w], carry) = (plane[w] ^ carry, plane[w] & carry);
+                }
             }
         }
+    }
+
+    /// How many items have each class.
+    pub fn items_per_class(&self) -> Vec<u32> {
+        (0..self.classes).map(|class| self.row(class).iter().map(|word| word.count_ones()).sum()).collect()
     }
 
     fn row(&self, class: usize) -> &[u64] {
         let row = self.items.div_ceil(64);
         &self.words[class * row..(class + 1) * row]
+    }
+}
+
+/// Binary digits of a count up to `most`; at least one.
+pub(super) fn planes_for(most: usize) -> usize {
+    (usize::BITS - most.leading_zeros()).max(1) as usize
+}
+
+/// Which items of a database a query should find: those that share at least one class with it.
+///
+/// The classes shared are counted too, as the grade of relevance that NDCG asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Relevance<'a> {
+    pub(super) queries: &'a Labels,
+    pub(super) database: &'a Labels,
+}
+
+impl<'a> Relevance<'a> {
+    /// Relevance by a shared class; both sides must number the same classes.
+    pub fn shared_class(queries: &'a Labels, database: &'a Labels) -> Result<Self, Refusal> {
+        if queries.classes() != database.classes() {
+            return Err(Refusal::DifferentClasses { queries: queries.classes(), database: database.classes() });
+        }
+        Ok(Self { queries, database })
     }
 }
 
@@ -84,12 +120,17 @@ mod tests {
         ) {
             let items: Vec<Vec<u32>> = items.into_iter().map(|set| set.into_iter().collect()).collect();
             let labels = Labels::from_indices(70, items.iter().map(Vec::as_slice)).unwrap();
-            let mut relevant = vec![];
-            labels.items_with_any(query.iter().copied(), &mut relevant);
-            prop_assert_eq!((labels.len(), relevant.len()), (items.len(), items.len().div_ceil(64)));
+            let words = items.len().div_ceil(64);
+            let part = words / 2..words;
+            let mut planes = vec![vec![u64::MAX; part.len()]; planes_for(query.len())];
+            labels.count_shared(&query.iter().copied().collect::<Vec<_>>(), part.clone(), &mut planes);
+            prop_assert_eq!(labels.len(), items.len());
             for (i, item) in items.iter().enumerate() {
                 prop_assert_eq!(&labels.classes_of(i).collect::<Vec<_>>(), item);
-                prop_assert_eq!(relevant[i / 64] >> (i % 64) & 1 == 1, item.iter().any(|class| query.contains(class)));
+                if let Some(w) = (i / 64).checked_sub(part.start) {
+                    let shared = planes.iter().rev().fold(0, |count, plane| count << 1 | (plane[w] >> (i % 64) & 1));
+                    prop_assert_eq!(shared as usize, item.iter().filter(|class| query.contains(class)).count());
+                }
             }
         }
     }

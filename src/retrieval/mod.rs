@@ -3,36 +3,44 @@
 //! ```text
 //! network outputs -> codes -> file          what encoding keeps
 //!                      |
-//!                   hamming                 distances of one query to the whole database
+//!                  popcount                 distances, with what the processor has
+//!                      |
+//!                    scan                   a group of queries over a database, block by block
+//!                      |
+//!                   nearest                 the nearest of each query, by counting
 //!                   |     |
-//!              search     rank <- labels    the nearest items, or the relevance of every rank
-//!                           |
-//!                   average_precision       numbers of one query
-//!                           |
-//!                       evaluation          all queries, and their means
+//!              engine     measure <- labels the nearest items, or every number of the ranking
 //! ```
 //!
 //! Distances are small integers, so everything is ordered by counting: nothing here sorts. Ties keep the order of the
-//! database, which makes every result reproducible; what the ties are worth is reported beside it, as an expectation.
+//! database, which makes every result reproducible; what the ties are worth is told beside it, exactly.
 //!
 //! Arithmetic on integers and labels, which knows nothing of tensors and stages. Only `file` touches the disk and
 //! knows the program's own error.
 
-mod average_precision;
 mod codes;
 mod counting;
-mod evaluation;
+mod engine;
 mod file;
-mod hamming;
 mod labels;
-mod rank;
+mod measure;
+mod nearest;
+mod popcount;
 mod refusal;
+mod scan;
 mod search;
+mod statistics;
+mod words;
 
 pub use codes::{Codes, MAX_BITS, MAX_CODES};
-pub use evaluation::{Evaluation, QueryResult, evaluate};
-pub use file::{Header, Provenance, read, write};
-pub use hamming::distances;
-pub use labels::Labels;
+pub use engine::{Engine, Neighbour};
+pub use file::{Header, Provenance, map, read, write};
+pub use labels::{Labels, Relevance};
+pub use measure::{
+    AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt,
+    QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate,
+};
+pub use popcount::{instructions, popcount_floor};
 pub use refusal::Refusal;
-pub use search::{Neighbour, top_k, within};
+pub use search::{top_k, within};
+pub use statistics::{Buckets, Correlation, Occupancy, Quantisation, Statistics};

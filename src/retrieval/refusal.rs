@@ -27,8 +27,14 @@ pub enum Refusal {
     LabelCount { side: &'static str, codes: usize, labels: usize },
     /// Nothing to measure: the `side` has no codes.
     Empty { side: &'static str },
-    /// mAP@0.
+    /// mAP@0, or nothing to measure at all.
     ZeroTopK,
+    /// Not one list of excluded items for each query.
+    ExcludeCount { queries: usize, lists: usize },
+    /// An excluded item that is not in the database.
+    ExcludedItem { item: usize, database: usize },
+    /// A file of codes that are not binary.
+    TernaryFile,
 }
 
 impl std::fmt::Display for Refusal {
@@ -59,6 +65,13 @@ impl std::fmt::Display for Refusal {
             }
             Self::Empty { side } => write!(f, "no codes in `{side}`"),
             Self::ZeroTopK => write!(f, "a ranking cut at 0 has no average precision"),
+            Self::ExcludeCount { queries, lists } => {
+                write!(f, "{lists} lists of excluded items for {queries} queries")
+            }
+            Self::ExcludedItem { item, database } => {
+                write!(f, "item {item} is to be excluded, but the database has {database}")
+            }
+            Self::TernaryFile => write!(f, "some signs are zero, and a codes file holds ones and zeros only"),
         }
     }
 }

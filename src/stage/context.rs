@@ -205,6 +205,18 @@ impl Ctx {
         Ok(())
     }
 
+    /// Tells what is being done beside the counted work, and stops it when the user asked for that.
+    pub fn note(&mut self, note: impl FnOnce() -> String) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        if self.last_progress.is_none_or(|last| last.elapsed() >= self.pause) {
+            self.last_progress = Some(Instant::now());
+            (self.say)(Message::Progress { done: 0, total: 0, note: note() });
+        }
+        Ok(())
+    }
+
     /// Reports a figure worth showing beside the stage.
     pub fn metric(&mut self, name: impl Into<String>, value: f64) {
         (self.say)(Message::Metric { name: name.into(), value });

@@ -21,10 +21,21 @@ pub(super) struct Lists {
     /// What happens when a query is in the database or was trained on, or the lists break another rule.
     #[serde(default)]
     protocol: Protocol,
+    /// Images that are taken from the training list and listed in an output of their own, `validation`, to choose an
+    /// epoch by. Which ones, their content decides.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    validation: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// The lists, which are its outputs.
 const LISTS: [&str; 3] = ["train", "query", "database"];
+
+/// Output of training images that are not trained on.
+const VALIDATION: &str = "validation";
 
 /// Output of a generator: the pictures it made.
 const MADE: &str = "images";
@@ -43,11 +54,44 @@ impl Lists {
     fn makes_images(&self) -> bool {
         self.source().root(Path::new("")).is_none()
     }
+
+    /// The names of the lists it writes.
+    fn lists(&self) -> impl Iterator<Item = &'static str> {
+        LISTS.into_iter().chain((self.validation > 0).then_some(VALIDATION))
+    }
+}
+
+/// Takes so many images out of the training list, with their order kept. An image is taken or left together with all
+/// its copies; those go first whose digest has the smallest digest, so that new images move few others.
+fn split_off(train: &mut List, count: usize) -> Result<List> {
+    if count >= train.len() {
+        let message = format!("`validation` takes {count} images, but there are {} to train on", train.len());
+        return Err(Error::input(message).hint("take fewer"));
+    }
+    let lot = |item: &Item| *blake3::hash(format!("validation {}", item.digest).as_bytes()).as_bytes();
+    let mut order: Vec<_> = train.items.iter().map(|item| (lot(item), item.digest.clone())).collect();
+    order.sort_unstable();
+    // Copies stand side by side; whoever begins within the count is taken whole, unless that takes too many.
+    let mut taken: HashSet<String> = HashSet::new();
+    let mut size = 0;
+    for copies in order.chunk_by(|a, b| a.1 == b.1) {
+        if size + copies.len() <= count {
+            size += copies.len();
+            taken.insert(copies[0].1.clone());
+        }
+        if size == count {
+            break;
+        }
+    }
+    let classes = train.classes.clone();
+    let (items, left) = train.items.drain(..).partition(|item| taken.contains(&item.digest));
+    train.items = left;
+    Ok(List { classes, items })
 }
 
 impl Stage for Lists {
     fn outputs(&self) -> Vec<&'static str> {
-        LISTS.into_iter().chain(self.makes_images().then_some(MADE)).collect()
+        self.lists().chain(self.makes_images().then_some(MADE)).collect()
     }
 
     fn check(&self) -> Vec<(&'static str, Error)> {
@@ -74,12 +118,15 @@ impl Stage for Lists {
         if self.makes_images() {
             std::fs::create_dir_all(&made).map_err(|e| Error::io("make the folder", &made, &e))?;
         }
-        let splits =
+        let mut splits =
             self.source().build(&project, &made, &mut |done, total| cx.step(done, total, || "images".into()))?;
         for note in &splits.notes {
             cx.warn(note.clone());
         }
         self.protocol.judge(cx, &splits.breaches(self.source().train_in_database()))?;
+        if self.validation > 0 {
+            split_off(&mut splits.train, self.validation)?.write(&cx.output(VALIDATION))?;
+        }
         for (name, list) in LISTS.into_iter().zip([&splits.train, &splits.query, &splits.database]) {
             list.write(&cx.output(name))?;
         }
@@ -88,7 +135,7 @@ impl Stage for Lists {
 
     fn contract(&self, cx: &mut Ctx) -> Result<()> {
         let folder = self.source().root(cx.project()).unwrap_or_else(|| cx.output(MADE));
-        for name in LISTS {
+        for name in self.lists() {
             // Reading a list refuses labels out of range.
             let list = readable(name, List::read(&cx.output(name)))?;
             if let Some(item) = first_repeated(&list) {
@@ -169,6 +216,35 @@ mod tests {
         assert!(check("published").is_empty());
         let [(_, error)] = &check("strict")[..] else { panic!("one fault") };
         assert_eq!((error.kind(), error.message()), (Kind::Contract, "`query` and `database` are the same list"));
+    }
+
+    #[test]
+    fn validation_images_are_no_longer_trained_on() {
+        let desk = desk();
+        let mut items = desk.pictures(0..30, "train");
+        // A copy under another name goes where the picture goes.
+        std::fs::copy(desk.path("images/train/7.bmp"), desk.path("images/train/copy.bmp")).unwrap();
+        items.push(Item { path: "train/copy.bmp".into(), ..items[7].clone() });
+        write_rows(&desk, "t.txt", &items);
+        let with = |validation: usize| {
+            let mut params = params("published", None);
+            params["validation"] = validation.into();
+            desk.run("lists", params)
+        };
+        let read = |ended: &Ended, name: &str| List::read(&ended.path(name)).unwrap().items;
+        let whole = read(&desk.run("lists", params("published", None)).ok(), "train");
+        let ended = with(10).ok();
+        let (train, validation) = (read(&ended, "train"), read(&ended, "validation"));
+        assert_eq!((train.len(), validation.len()), (21, 10));
+        assert!(validation.iter().all(|item| train.iter().all(|other| other.digest != item.digest)));
+        let both: Vec<Item> = whole.into_iter().filter(|i| train.contains(i) || validation.contains(i)).collect();
+        assert_eq!(both.len(), 31);
+        // One image less moves no other one but at the border.
+        items.remove(20);
+        write_rows(&desk, "t.txt", &items);
+        let again = read(&with(10).ok(), "validation");
+        assert!(validation.iter().filter(|item| again.contains(item)).count() >= 8);
+        assert!(with(30).error().message().contains("takes 30 images, but there are 30 to train on"));
     }
 
     #[test]

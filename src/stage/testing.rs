@@ -91,12 +91,7 @@ impl Desk {
         let outputs = self.path(&format!("outputs-{}", self.runs.get()));
         std::fs::create_dir_all(&outputs).unwrap();
         let mut inputs = BTreeMap::new();
-        for text in params.as_object().unwrap().values().filter_map(Value::as_str) {
-            if self.path(text).is_file() {
-                let input = Input { images: Some(self.path("images")), ..made(&self.path(text)) };
-                inputs.insert(text.to_string(), input);
-            }
-        }
+        self.resolve(&params, &mut inputs);
         Job {
             task: format!("{kind}.test"),
             kind: kind.into(),
@@ -109,6 +104,18 @@ impl Desk {
             extends_from: BTreeMap::new(),
             threads: 1,
             gpu: None,
+        }
+    }
+
+    /// Takes every text in the parameters that is the name of a file for a reference.
+    fn resolve(&self, params: &Value, inputs: &mut BTreeMap<String, Input>) {
+        match params {
+            Value::Object(table) => table.values().for_each(|value| self.resolve(value, inputs)),
+            Value::String(text) if self.path(text).is_file() => {
+                let input = Input { images: Some(self.path("images")), ..made(&self.path(text)) };
+                inputs.insert(text.clone(), input);
+            }
+            _ => {}
         }
     }
 

@@ -274,7 +274,7 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
     space.run(&["--set", "train.net.seed=7"]).ok();
     space.run(&["--set", "train.net.seed=7", "--set", "train.net.epochs=2"]).ok();
     space.run(&["--set", "evaluate.map.top_k=5"]).ok();
-    let boards = space.hashpipe(&["compare", "--json"]).ok().json();
+    let boards = space.hashpipe(&["leaderboard", "--json"]).ok().json();
     let board = |top_k: &str| boards.iter().find(|board| board["protocol"]["top_k"] == top_k).unwrap();
     assert_eq!(boards.len(), 2);
     let entries = board("10")["entries"].as_array().unwrap();
@@ -287,12 +287,12 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
         (&"best".into(), &"unknown".into()),
         "one seed has no interval"
     );
-    let table = space.hashpipe(&["compare", "small"]).ok().stdout;
+    let table = space.hashpipe(&["leaderboard", "small"]).ok().stdout;
     assert!(table.contains("lists.shapes/query") && table.contains("epochs"), "{table}");
     for (form, sign) in [("markdown", "| --- |"), ("csv", "pipeline,epochs,"), ("latex", "\\begin{tabular}")] {
         assert!(space.hashpipe(&["leaderboard", "--format", form]).ok().stdout.contains(sign), "{form}");
     }
-    assert!(space.hashpipe(&["compare", "smal"]).stderr.contains("did you mean `small`?"));
+    assert!(space.hashpipe(&["leaderboard", "smal"]).stderr.contains("did you mean `small`?"));
 }
 
 #[test]

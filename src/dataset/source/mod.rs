@@ -82,7 +82,7 @@ impl Splits {
     fn new(classes: Vec<String>, train: Vec<Item>, query: Vec<Item>, database: Vec<Item>) -> Self {
         let [train, query, database] = [train, query, database].map(|items| List { classes: classes.clone(), items });
         let mut splits = Self { train, query, database, notes: vec![] };
-        splits.notes = [splits.repeated(), splits.unlabelled()].concat();
+        splits.notes = [splits.repeated(), splits.unlabelled(), splits.labelling()].concat();
         splits
     }
 
@@ -97,13 +97,26 @@ impl Splits {
         breach::among(&self.train, &self.query, &self.database, train_in_database)
     }
 
+    fn named(&self) -> [(&'static str, &List); 3] {
+        [("training images", &self.train), ("queries", &self.query), ("database images", &self.database)]
+    }
+
     fn repeated(&self) -> Vec<String> {
-        let text = format!("of {} database images repeat another one, by content", self.database.len());
-        breach::told(&breach::repeated(&self.database), text).into_iter().collect()
+        let told = |(name, list): (&str, &List)| {
+            breach::told(&breach::repeated(list), format!("of {} {name} repeat another one, by content", list.len()))
+        };
+        self.named().into_iter().filter_map(told).collect()
+    }
+
+    /// Classes that a list lacks, and images whose labels depend on where they are listed.
+    fn labelling(&self) -> Vec<String> {
+        let absent = breach::absent(&self.named());
+        let contradicting = breach::contradicting(&[&self.train, &self.query, &self.database]);
+        [absent, contradicting].into_iter().flatten().collect()
     }
 
     fn unlabelled(&self) -> Vec<String> {
-        let named = [("training images", &self.train), ("queries", &self.query), ("database images", &self.database)];
+        let named = self.named();
         let count = |list: &List| list.items.iter().filter(|item| item.labels.is_empty()).count();
         named
             .into_iter()
@@ -113,6 +126,16 @@ impl Splits {
             })
             .collect()
     }
+}
+
+/// Paths and labels of each list file of the field, and how many classes the files, which belong together, speak of.
+///
+/// # Errors
+/// Every broken row of every file, the first ones in full.
+pub fn read_rows(files: Vec<(PathBuf, String)>) -> Result<(Vec<Vec<(String, Vec<u32>)>>, usize)> {
+    let (lists, classes) = rows::parse(files, None)?;
+    let of_list = |list: rows::Rows| list.rows.into_iter().map(|row| (row.path, row.labels)).collect();
+    Ok((lists.into_iter().map(of_list).collect(), classes))
 }
 
 /// Digests by path, for lists that share images. Images that are left out have none.
@@ -148,6 +171,8 @@ mod tests {
             [
                 "1 of 3 database images repeat another one, by content (`g` as `f`)",
                 "1 of 2 queries have no label: nothing is relevant to them",
+                "classes without queries: 1 of 2 (`y`)",
+                "3 rows list an image again, by content, with other labels (`c` as `b`, `e` as `d`, `f` as `b`)",
             ]
         );
         let leaks = [
@@ -168,7 +193,7 @@ mod tests {
         let splits = Splits::new(vec!["x".into()], list("abc"), list("de"), list("fgh"));
         assert_eq!(splits.breaches(Some(false)), [""; 0]);
         assert_eq!(splits.breaches(Some(true)).len(), 1);
-        assert_eq!(splits.notes, [""; 0]);
+        assert_eq!(splits.notes, [""; 0], "nothing to tell");
     }
 
     #[test]
