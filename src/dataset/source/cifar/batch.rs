@@ -26,7 +26,6 @@ pub(super) struct Layout {
     /// Which of them is the class.
     pub(super) class: usize,
     /// Key of the classes in a pickled batch.
-    #[expect(dead_code, reason = "for the pickled version")]
     pub(super) key: &'static str,
     /// How many classes there are.
     pub(super) classes: usize,
