@@ -184,28 +184,31 @@ fn text(
     let summary = &found.evaluation.summary;
     let (items, total) = (count(summary.queries as u64), count(summary.database as u64));
     let head = format!("{items} queries, {total} database items, {} bits", queries.codes.bits());
-    let interval = |interval: &Option<Interval>| {
-        interval.map_or(String::new(), |i| format!("{:.0} % interval {:.4} to {:.4}", i.level * 100.0, i.low, i.high))
+    let interval = |name: &str| {
+        let text = |i: &Interval| format!("{:.0} % interval {:.4} to {:.4}", i.level * 100.0, i.low, i.high);
+        found.intervals.get(name).map_or(String::new(), text)
     };
     let mut rows: Vec<[String; 3]> = vec![];
     let mut add = |name: &str, value: f64, more: String| rows.push([name.to_string(), format!("{value:.4}"), more]);
     let map = &summary.map[found.main];
-    add(metric, map.by_hits.stable, interval(&found.intervals.value));
+    add(metric, map.by_hits.stable, interval("value"));
     let bounds = format!("{:.4} to {:.4} over all orders of ties", map.by_hits.worst, map.by_hits.best);
     add("  expected over ties", map.by_hits.expected, bounds);
-    add("  divided by min(R, k)", map.by_ideal.stable, interval(&found.intervals.value_min_rk));
+    add("  divided by min(R, k)", map.by_ideal.stable, interval("value_min_rk"));
     if let Some(other) = found.other_value() {
         let name = if arguments.exclude_self { "  with the queries in it" } else { "  without the queries" };
         add(name, other, format!("{} of {items} queries are in the database", count(inside as u64)));
     }
     for (_, map) in summary.map.iter().enumerate().filter(|(at, _)| *at != found.main) {
-        add(&format!("mAP@{}", map.k), map.by_hits.stable, String::new());
+        add(&format!("mAP@{}", map.k), map.by_hits.stable, interval(&format!("map_at_{}", map.k)));
     }
     if let Some(ndcg) = summary.ndcg.get(found.main) {
-        add(&format!("NDCG@{}", ndcg.k), ndcg.value, "gain 2^(shared classes) - 1, expected over ties".into());
+        add(&format!("NDCG@{}", ndcg.k), ndcg.value, interval("ndcg"));
     }
     if let Some(lookup) = &summary.lookup {
-        let success = format!("{:.1} % of the lookups find something", lookup.success * 100.0);
+        let sure = interval("lookup_precision");
+        let between = if sure.is_empty() { "" } else { "; " };
+        let success = format!("{sure}{between}{:.1} % of the lookups find something", lookup.success * 100.0);
         add(&format!("P@H<={}", lookup.radius), lookup.precision, success);
     }
     add("chance", summary.chance, "mean share of the database that is relevant".into());
