@@ -17,6 +17,7 @@ pub mod seeded;
 // The domain: knows nothing of pipelines.
 pub mod certainty;
 pub mod dataset;
+pub mod fetch;
 pub mod image;
 pub mod kernel;
 pub mod model;

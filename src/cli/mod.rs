@@ -11,9 +11,11 @@ mod exec;
 mod explain;
 mod verify;
 mod exit;
+mod fetch;
 mod graph;
 mod history;
 mod leaderboard;
+mod lists;
 mod log;
 mod pin;
 mod query;
@@ -76,6 +78,11 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Get data sets from where their makers put them
+    Fetch(fetch::Arguments),
+    /// Check lists of images before anything runs
+    #[command(subcommand)]
+    Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -178,6 +185,8 @@ pub fn run() -> Result<u8> {
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
