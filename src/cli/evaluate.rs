@@ -1,5 +1,6 @@
 //! `hashpipe evaluate`: how well codes rank, whatever program made them, and what they are like.
 
+use super::codes;
 use super::codes_arguments::CodesForm;
 use super::compare::positive;
 use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
@@ -8,7 +9,7 @@ use crate::error::{Error, Place, Result};
 use crate::external::{ReadCodes, ReadLabels, read_codes, read_labels, same_items};
 use crate::per_query::Form;
 use crate::report::{count, note, print, table};
-use crate::retrieval::{Quantisation, Relevance, Statistics};
+use crate::retrieval::Relevance;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -213,35 +214,9 @@ fn text(
     }
     add("chance", summary.chance, "mean share of the database that is relevant".into());
     let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
-    let codes = codes_table(&found.query_codes, &found.database_codes, [queries.quantisation, database.quantisation]);
+    let codes = codes::text(&[
+        ("queries", &found.query_codes, queries.quantisation),
+        ("database", &found.database_codes, database.quantisation),
+    ]);
     format!("{head}\n\n{}\n\n{codes}", table(&["figure", "value", ""], &rows))
-}
-
-/// What the codes of both sides are like.
-fn codes_table(query: &Statistics, database: &Statistics, outputs: [Option<Quantisation>; 2]) -> String {
-    let both = |value: fn(&Statistics) -> String| [value(query), value(database)];
-    let range = |statistics: &Statistics| {
-        let (least, most) = statistics.balance.iter().fold((1.0, 0.0), |(l, m), p| (f64::min(l, *p), f64::max(m, *p)));
-        format!("{:.1} % to {:.1} %", least * 100.0, most * 100.0)
-    };
-    let mut rows = vec![
-        ("share of ones per bit", both(range)),
-        ("entropy per bit", both(|s| format!("{:.4}", s.mean_entropy))),
-        ("correlation of bits, mean size", both(|s| format!("{:.4}", s.correlation.mean_absolute))),
-        ("effective bits, tr(C)^2 / tr(C^2)", both(|s| format!("{:.2} of {}", s.effective_bits, s.bits))),
-        ("bits that never change", both(|s| s.dead.len().to_string())),
-        ("different codes", both(|s| count(s.buckets.occupied as u64))),
-        ("items in the fullest bucket", both(|s| count(s.buckets.largest as u64))),
-        ("two items collide", both(|s| format!("{:.2e}", s.buckets.collision_probability))),
-    ];
-    if outputs.iter().any(Option::is_some) {
-        let each = |value: fn(Quantisation) -> f64| {
-            outputs.map(|of| of.map_or(String::new(), |of| format!("{:.4}", value(of))))
-        };
-        rows.push(("quantisation error, (|x| - 1)^2", each(|of| of.mean_squared)));
-        rows.push(("cosine of outputs and signs", each(|of| of.cosine)));
-    }
-    let rows: Vec<Vec<String>> =
-        rows.into_iter().map(|(name, [query, database])| vec![name.to_string(), query, database]).collect();
-    table(&["codes", "queries", "database"], &rows)
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod codes;
 mod codes_arguments;
 mod compare;
 mod diff;
@@ -71,6 +72,8 @@ enum Command {
     Compare(compare::Arguments),
     /// Measure the codes of any program: how well queries find their like, and what the codes are like
     Evaluate(evaluate::Arguments),
+    /// Show what codes are like: balance, entropy, correlation, collisions
+    Codes(codes::Arguments),
     /// Find the codes nearest to given ones, in the codes of any program
     Search(search::Arguments),
     /// Find the database images nearest to the given ones
@@ -182,6 +185,7 @@ pub fn run() -> Result<u8> {
         Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Codes(arguments) => codes::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),

@@ -131,6 +131,15 @@ fn codes_are_searched_by_count_and_by_radius() {
 }
 
 #[test]
+fn codes_alone_tell_what_they_are_like() {
+    let space = small();
+    let line = space.hashpipe(&["codes", "database.npy", "--json"]).ok().json().remove(0);
+    assert_eq!((&line["count"], &line["buckets"]["alone"], &line["dead"]), (&json!(5), &json!(5), &json!([])));
+    let text = space.hashpipe(&["codes", "database.npy", "query.npy", "--layout", "outputs"]).ok().stdout;
+    assert!(text.contains("database.npy") && text.contains("cosine of outputs and signs"), "{text}");
+}
+
+#[test]
 fn two_models_are_compared_query_by_query() {
     let space = Space::empty();
     let results = |name: &str, values: &[f64]| {
