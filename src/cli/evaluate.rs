@@ -1,7 +1,7 @@
 //! `hashpipe evaluate`: how well codes rank, whatever program made them, and what they are like.
 
-use super::codes;
 use super::codes_arguments::CodesForm;
+use super::codes_stats;
 use super::compare::positive;
 use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::certainty::Interval;
@@ -214,7 +214,7 @@ fn text(
     }
     add("chance", summary.chance, "mean share of the database that is relevant".into());
     let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
-    let codes = codes::text(&[
+    let codes = codes_stats::text(&[
         ("queries", &found.query_codes, queries.quantisation),
         ("database", &found.database_codes, database.quantisation),
     ]);

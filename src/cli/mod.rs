@@ -3,6 +3,7 @@
 mod bench;
 mod codes;
 mod codes_arguments;
+mod codes_stats;
 mod compare;
 mod diff;
 mod dry_run;
@@ -29,6 +30,7 @@ mod stages;
 mod status;
 mod telling;
 mod trace;
+mod weights;
 
 use crate::cache::Store;
 use crate::config::{Config, Request};
@@ -72,8 +74,6 @@ enum Command {
     Compare(compare::Arguments),
     /// Measure the codes of any program: how well queries find their like, and what the codes are like
     Evaluate(evaluate::Arguments),
-    /// Show what codes are like: balance, entropy, correlation, collisions
-    Codes(codes::Arguments),
     /// Find the codes nearest to given ones, in the codes of any program
     Search(search::Arguments),
     /// Find the database images nearest to the given ones
@@ -81,6 +81,12 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Read weights of other programs, and write weights for them
+    #[command(subcommand)]
+    Weights(weights::Command),
+    /// Write codes for other programs, and read theirs
+    #[command(subcommand)]
+    Codes(codes::Command),
     /// Get data sets from where their makers put them
     Fetch(fetch::Arguments),
     /// Check lists of images before anything runs
@@ -185,10 +191,11 @@ pub fn run() -> Result<u8> {
         Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Evaluate(arguments) => evaluate::run(&arguments),
-        Command::Codes(arguments) => codes::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Weights(command) => weights::run(&command),
+        Command::Codes(command) => codes::run(&command),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
