@@ -147,11 +147,9 @@ fn read_from(file: File, length: u64) -> Result<Columns, ParquetError> {
 /// Refuses columns that lie outside of the file: the library would panic.
 fn inside(reader: &SerializedFileReader<File>, length: u64) -> Result<(), ParquetError> {
     for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
-        let starts = [Some(column.data_page_offset()), column.dictionary_page_offset(), column.index_page_offset()];
-        let fits = starts.into_iter().flatten().all(|start| {
-            let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
-            start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end <= length)
-        });
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
+        let fits = start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end <= length);
         if !fits {
             return Err(ParquetError::General("a column lies outside of the file".into()));
         }
