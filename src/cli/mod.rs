@@ -1,18 +1,22 @@
 //! The command line: one file per command.
 
 mod bench;
+mod codes;
 mod codes_arguments;
 mod compare;
 mod diff;
 mod dry_run;
 mod cache;
+mod evaluate;
 mod exec;
 mod explain;
 mod verify;
 mod exit;
+mod fetch;
 mod graph;
 mod history;
 mod leaderboard;
+mod lists;
 mod log;
 mod pin;
 mod query;
@@ -25,6 +29,7 @@ mod stages;
 mod status;
 mod telling;
 mod trace;
+mod weights;
 
 use crate::cache::Store;
 use crate::config::{Config, Request};
@@ -66,6 +71,8 @@ enum Command {
     Leaderboard(leaderboard::Arguments),
     /// Compare two evaluations query by query: difference, interval, p-value
     Compare(compare::Arguments),
+    /// Measure the codes of any program: how well queries find their like, and what the codes are like
+    Evaluate(evaluate::Arguments),
     /// Find the codes nearest to given ones, in the codes of any program
     Search(search::Arguments),
     /// Find the database images nearest to the given ones
@@ -73,6 +80,17 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Read weights of other programs, and write weights for them
+    #[command(subcommand)]
+    Weights(weights::Command),
+    /// Write codes for other programs, and read theirs
+    #[command(subcommand)]
+    Codes(codes::Command),
+    /// Get data sets from where their makers put them
+    Fetch(fetch::Arguments),
+    /// Check lists of images before anything runs
+    #[command(subcommand)]
+    Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -171,9 +189,14 @@ pub fn run() -> Result<u8> {
         Command::Pin(arguments) => pin::run(&arguments),
         Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Weights(command) => weights::run(&command),
+        Command::Codes(command) => codes::run(&command),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),

@@ -44,7 +44,8 @@ pub(super) struct Train {
     /// The network below the hash layer.
     #[serde(default = "backbone")]
     backbone: BackboneSpec,
-    /// Weights to start from: safetensors with torchvision's names.
+    /// Weights to start from: safetensors, PyTorch's, PaddlePaddle's or NumPy's file, with the names of torchvision,
+    /// DeepHash-pytorch or paddle_hashnet.
     pretrained: Option<Ref>,
     /// What is made small.
     #[serde(default = "loss")]
@@ -366,6 +367,43 @@ mod tests {
         let anew = run(damaged).ok();
         assert!(anew.warnings()[0].contains("could not be gone on with, this one began anew"), "{:?}", anew.warnings());
         assert!(anew.fact("extended").is_none() && anew.bytes("model") == whole.bytes("model"));
+    }
+
+    #[test]
+    fn an_epoch_may_be_chosen_by_other_images() {
+        let desk = desk();
+        desk.list("validation", &desk.pictures(40..60, "validation"));
+        let with = |select: Value| {
+            let mut params = params(4);
+            params["select"] = select;
+            run(desk.job("train", params))
+        };
+        let chosen = with(json!({ "query": "validation", "database": "list", "every": 2, "top_k": 5 })).ok();
+        assert_eq!(chosen.warnings(), [""; 0]);
+        let told = chosen.fact("selected").unwrap();
+        assert!(told.contains(" of 4: mAP@5 ") && told.ends_with(" on `validation`, on a validation list"), "{told}");
+        let measured: Vec<bool> = log(&chosen).iter().map(|line| line["selection"].is_f64()).collect();
+        assert_eq!(measured, [false, true, false, true]);
+        assert!(!chosen.path("state").exists(), "it cannot be made longer");
+        // Every epoch measured on the same codes: the first of the best is kept, which is that of so many epochs.
+        let best = |log: &[Value]| {
+            let value = |line: &Value| line["selection"].as_f64().unwrap_or(-1.0);
+            log.iter().fold((0, -1.0), |best, line| {
+                if value(line) > best.1 { (line["epoch"].as_u64().unwrap() as usize, value(line)) } else { best }
+            })
+        };
+        let epoch = best(&log(&chosen)).0;
+        assert!(told.starts_with(&format!("epoch {epoch} of 4")), "{told}");
+        assert!(chosen.bytes("model") == train(&desk, epoch).bytes("model"));
+
+        let on_test = with(json!({ "query": "validation", "database": "list", "on": "test" })).ok();
+        assert!(on_test.warnings()[0].contains("figures are best-on-test"), "{:?}", on_test.warnings());
+        assert!(on_test.fact("selected").unwrap().ends_with("best on test"));
+        let learnt = with(json!({ "query": "list", "database": "list" })).ok();
+        assert!(learnt.warnings()[0].contains("40 of 40 queries are training images"), "{:?}", learnt.warnings());
+        desk.list("nothing", &[]);
+        let nothing = with(json!({ "query": "nothing", "database": "list" }));
+        assert_eq!(nothing.error().message(), "`nothing` is empty");
     }
 
     #[test]

@@ -4,10 +4,14 @@
 mod bad_input;
 /// What the machine can do, and what comes of knowing it.
 mod bench;
+/// Codes that no pipeline made: measured, searched, compared.
+mod codes;
 /// What the commands show, and the pipelines that are shipped.
 mod commands;
 /// Runs that are stopped in the middle, and go on as if they had not been.
 mod crash;
+/// Weights and codes out to other programs, and back.
+mod formats;
 /// What is changed, and exactly which stages run again.
 mod freshness;
 /// AlexNet, the loss and the optimiser against PyTorch's numbers.
