@@ -142,7 +142,7 @@ fn answer(url: &str, response: Response<Body>, from: u64) -> Result<Answer, Trou
     let version = |size| Version { etag, last_modified, size };
     match (status, range) {
         (206, Some(Some(Range { first, size }))) if first == from => {
-            let size = size.or(length.map(|length| from + length));
+            let size = size.or(length.map(|length| from.saturating_add(length)));
             let body = Box::new(response.into_body().into_reader());
             Ok(Answer { from, version: version(size), body })
         }

@@ -59,7 +59,7 @@ fn nuswide(root: &Path) {
     }
     write(root.join("ImageList/Imagelist.txt"), list);
     for concept in 0..81u32 {
-        let label = |n: u32| if (n + concept) % (2 + concept / 9) == 0 { "1\n" } else { "0\n" };
+        let label = |n: u32| if (n + concept).is_multiple_of(2 + concept / 9) { "1\n" } else { "0\n" };
         let labels: String = (0..60).map(label).collect();
         write(root.join(format!("Groundtruth/AllLabels/Labels_concept{concept:02}.txt")), labels);
     }

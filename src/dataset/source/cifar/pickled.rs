@@ -96,7 +96,7 @@ pub(super) mod tests {
         assert!(shown(pickle(&[9], &pixels[..PLANES], "fine_labels")).contains("has no list `labels`"));
         let lying = pickle(&[9, 1], &pixels[..PLANES], "labels");
         assert!(shown(lying).contains("data_batch_1"));
-        assert!(shown(b"\x80\x02cos\nsystem\n(U\x02lsR.".to_vec()).contains("os"));
+        assert!(shown(b"\x80\x02cos\nsystem\n(U\x02lstR.".to_vec()).contains("os"));
         let whole = pickle(&[1], &pixels[..PLANES], "labels");
         for end in [0, 1, 5, 40, 200, whole.len() - 1] {
             shown(whole[..end].to_vec());
