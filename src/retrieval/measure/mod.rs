@@ -142,7 +142,10 @@ impl<'a> Pass<'a> {
     fn rank(&self, group: Range<usize>, limits: &[usize]) -> Vec<Ranked<'_>> {
         let levels = self.pair.levels();
         let new = |(query, &limit): (usize, &usize)| {
-            let nearest = Nearest::new(self.first(query).min(self.items), limit, levels);
+            let first = self.first(query).min(self.items);
+            // To keep all is cheaper than to choose many.
+            let nearest =
+                (first < self.items / 4).then(|| Nearest::new(first, limit, levels, !self.excluded(query).is_empty()));
             let classes = self.relevance.queries.classes_of(query).collect();
             Ranked::new(self.relevance.database, classes, levels, nearest, self.wanted.needs_all())
         };
@@ -171,13 +174,13 @@ impl<'a> Pass<'a> {
             let again = self.rank(query..query + 1, &[usize::MAX]).pop();
             again.unwrap_or(ranked)
         };
-        for &item in self.excluded(query) {
+        for &item in self.excluded(query).iter().rev() {
             ranked.remove(item as usize, self.pair.distance(query, item as usize));
         }
         let others = (!self.excluded(query).is_empty())
             .then(|| Cuts::new(&self.wanted, self.items - self.excluded(query).len(), self.pair.per_bit()));
         let cuts = others.as_ref().unwrap_or(&self.cuts);
-        let ranking: Ranking = ranked.finish(cuts.last());
+        let ranking: Ranking = ranked.finish(&cuts.map);
         let result = QueryResult::of(&ranking, cuts, &self.tables);
         (result, if self.wanted.by_radius { ranking.groups } else { vec![] })
     }
