@@ -1,7 +1,7 @@
 //! AlexNet's forward pass and training step, in images per second.
 //!
 //! ```text
-//! network [--batch 64] [--threads 2] [--seconds 10] [--json] [--layers]
+//! network [--batch 64] [--threads 2] [--seconds 10] [--precision f32] [--json] [--layers]
 //! ```
 //!
 //! Both take turns with a loop of nothing but multiplications, whose speed is the floor: what the machine could do in that
@@ -10,7 +10,7 @@
 #![expect(clippy::print_stdout, reason = "what it measures is read from there")]
 
 use candle_core::{Device, Tensor, Var};
-use hashpipe::kernel::{self, Conv2d, GradientSink, Input, Linear, MaxPool2d, floor};
+use hashpipe::kernel::{self, Conv2d, GradientSink, Input, Linear, MaxPool2d, Precision, floor};
 use hashpipe::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use hashpipe::model::optim::{Optimizer, OptimizerSpec};
 use hashpipe::model::{HashModel, Mode};
@@ -30,6 +30,7 @@ struct Options {
     seconds: f64,
     json: bool,
     layers: bool,
+    precision: Precision,
 }
 
 fn main() {
@@ -38,6 +39,7 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)?.parse::<f64>().ok()
     };
+    let text = |name: &str| arguments.get(arguments.iter().position(|argument| argument == name)? + 1);
     let is_given = |name: &str| arguments.iter().any(|argument| argument == name);
     let options = Options {
         batch: value("--batch").unwrap_or(64.0) as usize,
@@ -45,6 +47,7 @@ fn main() {
         seconds: value("--seconds").unwrap_or(10.0),
         json: is_given("--json"),
         layers: is_given("--layers"),
+        precision: text("--precision").map_or(Ok(Precision::F32), |name| name.parse()).expect("`--precision`"),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads can be started");
     let done = pool.install(|| if options.layers { layers(&options) } else { network(&options) });
@@ -74,7 +77,9 @@ fn percentile(values: &[f64], hundredths: usize) -> f64 {
 
 fn network(options: &Options) -> candle_core::Result<()> {
     let spec = BackboneSpec::AlexNet(AlexNet::default());
-    let model = HashModel::seeded(&spec, 64, 224, 1, &Device::Cpu).expect("alexnet takes 224 pixels");
+    let model = HashModel::seeded(&spec, 64, 224, 1, &Device::Cpu)
+        .expect("alexnet takes 224 pixels")
+        .in_precision(options.precision);
     let sgd: OptimizerSpec = serde_json::from_str(r#"{"name": "sgd", "lr": 1e-6}"#).expect("sgd takes a rate");
     let mut sgd = sgd.builder().build(model.parameters()).expect("its numbers are in range");
     let xs = tensor(&[options.batch, 3, 224, 224])?;
@@ -82,7 +87,7 @@ fn network(options: &Options) -> candle_core::Result<()> {
     let (mut forward, mut training, mut floors) = (vec![], vec![], vec![]);
     let began = Instant::now();
     for round in 0.. {
-        let floor = floor::gflops();
+        let floor = floor::gflops(options.precision);
         let pass = seconds(|| model.forward(&xs, Mode::Eval).map(drop))?;
         let step = seconds(|| step(&model, sgd.as_mut(), &xs, round))?;
         // The first round pays for memory that is used again.
@@ -108,16 +113,18 @@ fn step(model: &HashModel, sgd: &mut dyn Optimizer, xs: &Tensor, step: u64) -> c
 
 fn tell(options: &Options, name: &str, rates: &[f64], floor: f64) {
     let [p10, median, p90] = [10, 50, 90].map(|hundredths| percentile(rates, hundredths));
-    let (threads, batch, vectors, rounds) = (options.threads, options.batch, kernel::vectors(), rates.len());
+    let precision = options.precision.name();
+    let (threads, batch, vectors, rounds) =
+        (options.threads, options.batch, kernel::vectors(options.precision), rates.len());
     if options.json {
         println!(
             "{}",
             serde_json::json!({ "what": name, "images_per_second": median, "p10": p10, "p90": p90, "threads": threads,
-                "batch": batch, "vectors": vectors, "rounds": rounds, "floor": floor })
+                "batch": batch, "precision": precision, "vectors": vectors, "rounds": rounds, "floor": floor })
         );
     } else {
         println!(
-            "{name}: {median:.1} images/s ({p10:.1} to {p90:.1}), {:.0}% of the floor {floor:.0}; {vectors}, batch {batch}, {threads} threads, {rounds} rounds",
+            "{name}: {median:.1} images/s ({p10:.1} to {p90:.1}), {:.0}% of the floor {floor:.0}; {precision}, {vectors}, batch {batch}, {threads} threads, {rounds} rounds",
             median / floor * 100.0
         );
     }
@@ -135,7 +142,7 @@ struct Layer {
     first: bool,
 }
 
-fn all_layers(batch: usize) -> candle_core::Result<Vec<Layer>> {
+fn all_layers(batch: usize, precision: Precision) -> candle_core::Result<Vec<Layer>> {
     let mut layers = vec![];
     let pool = MaxPool2d { kernel: 3, stride: 2 };
     for (i, (side, channels, filters, kernel, stride, padding, pooled)) in [
@@ -153,7 +160,7 @@ fn all_layers(batch: usize) -> candle_core::Result<Vec<Layer>> {
         } else {
             (Input::Maps, [batch, side, side, channels])
         };
-        let op = Conv2d { stride, padding, relu: true, pool: pooled.then_some(pool), input };
+        let op = Conv2d { stride, padding, relu: true, pool: pooled.then_some(pool), input, precision };
         let outputs = (side + 2 * padding - kernel) / stride + 1;
         layers.push(Layer {
             name: format!("conv{}", i + 1),
@@ -164,7 +171,7 @@ fn all_layers(batch: usize) -> candle_core::Result<Vec<Layer>> {
         });
     }
     for (name, inputs, outputs) in [("fc6", 9216, 4096), ("fc7", 4096, 4096)] {
-        let op = Linear { relu: true, sink: Some(GradientSink::default()) };
+        let op = Linear { relu: true, sink: Some(GradientSink::default()), precision };
         layers.push(Layer {
             name: name.into(),
             vars: variables(&[batch, inputs], &[outputs, inputs])?,
@@ -182,12 +189,12 @@ fn variables(xs: &[usize], weight: &[usize]) -> candle_core::Result<[Var; 3]> {
 }
 
 fn layers(options: &Options) -> candle_core::Result<()> {
-    let layers = all_layers(options.batch)?;
+    let layers = all_layers(options.batch, options.precision)?;
     let began = Instant::now();
     let mut times = vec![vec![]; layers.len()];
     let mut floors = vec![];
     while began.elapsed().as_secs_f64() < options.seconds || times[0].len() < 4 {
-        floors.push(floor::gflops());
+        floors.push(floor::gflops(options.precision));
         for (layer, times) in layers.iter().zip(&mut times) {
             let inputs = layer.vars.each_ref().map(Var::as_detached_tensor);
             let forward = seconds(|| (layer.operation)(&inputs).map(drop))?;

@@ -17,12 +17,14 @@ pub mod seeded;
 // The domain: knows nothing of pipelines.
 pub mod certainty;
 pub mod dataset;
+pub mod fetch;
 pub mod image;
 pub mod kernel;
 pub mod model;
 pub mod npy;
 pub mod per_query;
 pub mod retrieval;
+pub mod assess;
 pub mod external;
 
 // The steps, in the order data flows.

@@ -2,8 +2,8 @@
 
 use super::{Subject, pool};
 use crate::error::Result;
-use crate::model::Probe;
 use crate::model::backbone::BackboneSpec;
+use crate::model::{Precision, Probe, multiply};
 use crate::stage::{Pass, network_name};
 
 /// A network and how it is used.
@@ -18,21 +18,24 @@ pub struct Network {
     /// Images at once.
     pub batch: usize,
     pub threads: usize,
+    pub precision: Precision,
 }
 
-/// A network on images of noise.
+/// A network on images of noise. Its floor is as many multiplications and additions with nothing around them.
 ///
 /// # Errors
 /// If there is no such network.
 pub fn network(network: &Network, pass: Pass) -> Result<Subject<'static>> {
-    let Network { backbone, name, bits, side, batch, threads } = network;
-    let mut probe = Probe::new(backbone, *bits, *side, *batch)?;
-    let pool = pool(*threads)?;
+    let Network { backbone, name, bits, side, batch, threads, precision } = network;
+    let mut probe = Probe::new(backbone, *bits, *side, *batch, *precision)?;
+    let (pool, floor_pool, precision) = (pool(*threads)?, pool(*threads)?, *precision);
+    let operations = probe.operations();
+    let per_image = if pass == Pass::Forward { operations.forward } else { operations.training };
     let images = *batch as f64;
     let word = if pass == Pass::Forward { "forward" } else { "train" };
     Ok(Subject {
-        name: format!("{word} {name}, {batch} images of {side}"),
-        speed_of: pass.speed_of(&network_name(backbone, *side)),
+        name: format!("{word} {name} in {}, {batch} images of {side}", precision.name()),
+        speed_of: pass.speed_of(&network_name(backbone, *side), precision),
         unit: "images",
         threads: *threads,
         turn: Box::new(move || {
@@ -42,6 +45,6 @@ pub fn network(network: &Network, pass: Pass) -> Result<Subject<'static>> {
             })?;
             Ok(images)
         }),
-        floor: None,
+        floor: Some(Box::new(move || Ok(floor_pool.install(|| multiply(precision)) / per_image))),
     })
 }

@@ -5,6 +5,7 @@ use crate::cache::Store;
 use crate::error::{Error, Place, Result};
 use crate::image::Transform;
 use crate::model::backbone::BackboneSpec;
+use crate::model::{Precision, has_bf16, vectors};
 use crate::report::{note, print, size, table};
 use crate::retrieval::{Wanted, instructions};
 use crate::stage::Pass;
@@ -69,6 +70,9 @@ struct Net {
     /// Length of the codes
     #[arg(long, default_value_t = 64)]
     bits: usize,
+    /// What products round their factors to: `f32` or `bf16`
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     #[command(flatten)]
     how: How,
 }
@@ -200,7 +204,11 @@ impl Net {
         let (bits, side, batch, threads) = (self.bits, self.side, self.batch, self.how.threads()?);
         let name =
             serde_json::to_value(&backbone).ok().and_then(|table| Some(table.get("name")?.as_str()?.to_string()));
-        network(&Network { backbone, name: name.unwrap_or_default(), bits, side, batch, threads }, pass)
+        let precision = self.precision;
+        if precision == Precision::Bf16 && !has_bf16() {
+            note(&format!("bf16 is emulated with {}: this processor has no instructions for it", vectors(precision)));
+        }
+        network(&Network { backbone, name: name.unwrap_or_default(), bits, side, batch, threads, precision }, pass)
     }
 }
 
@@ -257,9 +265,14 @@ impl Sample {
 /// What `bench` alone measures.
 fn everything<'a>(how: &How, file: &'a Sample) -> Result<Vec<Subject<'a>>> {
     let threads = how.threads()?;
-    let alexnet =
-        Network { backbone: backbone("alexnet")?, name: "alexnet".into(), bits: 64, side: 224, batch: 64, threads };
-    let mut subjects = vec![network(&alexnet, Pass::Forward)?, network(&alexnet, Pass::Train)?];
+    let mut subjects = vec![];
+    // Emulated, bf16 is of no use.
+    let precisions: &[Precision] = if has_bf16() { &[Precision::F32, Precision::Bf16] } else { &[Precision::F32] };
+    for &precision in precisions {
+        let (backbone, name) = (backbone("alexnet")?, "alexnet".into());
+        let alexnet = Network { backbone, name, bits: 64, side: 224, batch: 64, threads, precision };
+        subjects.extend([network(&alexnet, Pass::Forward)?, network(&alexnet, Pass::Train)?]);
+    }
     if let Some(path) = file.path() {
         subjects.push(Subject { name: "hash".into(), ..hash(path, threads)? });
     }

@@ -6,13 +6,16 @@ mod compare;
 mod diff;
 mod dry_run;
 mod cache;
+mod evaluate;
 mod exec;
 mod explain;
 mod verify;
 mod exit;
+mod fetch;
 mod graph;
 mod history;
 mod leaderboard;
+mod lists;
 mod log;
 mod pin;
 mod query;
@@ -66,6 +69,8 @@ enum Command {
     Leaderboard(leaderboard::Arguments),
     /// Compare two evaluations query by query: difference, interval, p-value
     Compare(compare::Arguments),
+    /// Measure the codes of any program: how well queries find their like, and what the codes are like
+    Evaluate(evaluate::Arguments),
     /// Find the codes nearest to given ones, in the codes of any program
     Search(search::Arguments),
     /// Find the database images nearest to the given ones
@@ -73,6 +78,11 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Get data sets from where their makers put them
+    Fetch(fetch::Arguments),
+    /// Check lists of images before anything runs
+    #[command(subcommand)]
+    Lists(lists::Command),
     /// Measure what this machine can do
     Bench(bench::Arguments),
     /// Show the kinds of stages, their parameters and defaults
@@ -171,9 +181,12 @@ pub fn run() -> Result<u8> {
         Command::Pin(arguments) => pin::run(&arguments),
         Command::Leaderboard(arguments) => leaderboard::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Stages(arguments) => stages::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments),
@@ -184,14 +197,18 @@ pub fn run() -> Result<u8> {
     }
 }
 
+/// Names the vectors to compute with, for tests and comparisons.
+const SIMD: &str = "HASHPIPE_SIMD";
+
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
         "HASHPIPE_CACHE",
         "HASHPIPE_CACHE_MAX_SIZE",
         "HASHPIPE_OUTPUT",
         "HASHPIPE_JOBS",
         "HASHPIPE_GPUS",
+        SIMD,
         crate::schedule::FAKE_GPUS,
     ];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
@@ -204,5 +221,8 @@ fn check_environment() -> Result<()> {
             .hint(hint)
             .hint("a key of the pipeline is written with two underscores, as in HASHPIPE_TRAIN__HASHNET__EPOCHS=3")
     });
-    Error::all(errors.collect()).map_or(Ok(()), Err)
+    let vectors = crate::model::check_vectors().err().map(|fault| {
+        Error::input(fault).at(Place::Argument(SIMD.into())).hint("leave it out to compute with the fastest")
+    });
+    Error::all(errors.chain(vectors).collect()).map_or(Ok(()), Err)
 }

@@ -6,9 +6,9 @@ use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::external::read_codes;
 use crate::report::{print, table};
-use crate::retrieval::{self, Neighbour};
+use crate::retrieval::{Engine, Neighbour};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -55,40 +55,58 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         return Err(Error::data(format!("{codes} codes, but a list of {images} images"))
             .hint("give the list that the codes were made from"));
     }
-    for query in 0..queries.codes.len() {
-        let code = queries.codes.code(query);
-        let found = match arguments.radius {
-            Some(radius) => retrieval::within(&database.codes, code, radius)?,
-            None => retrieval::top_k(&database.codes, code, arguments.top)?,
-        };
+    let engine = Engine::over(&database.codes);
+    let found = match arguments.radius {
+        Some(radius) => engine.within(&queries.codes, radius)?,
+        None => engine.top_k(&queries.codes, arguments.top)?,
+    };
+    let shown = Shown { list: list.as_ref(), half_bits: engine.half_bits(&queries.codes) };
+    for (query, found) in found.iter().enumerate() {
         match arguments.json {
-            true => print(&json!({ "query": query, "matches": matches(&found, list.as_ref()) }).to_string()),
-            false => print(&text(query, &found, list.as_ref())),
+            true => print(&json!({ "query": query, "matches": shown.matches(found) }).to_string()),
+            false => print(&shown.text(query, found)),
         }
     }
     Ok(0)
 }
 
-fn path<'l>(list: Option<&'l List>, near: &Neighbour) -> Option<&'l str> {
-    list?.items.get(near.index as usize).map(|item| item.path.as_str())
+/// How what was found is shown.
+struct Shown<'l> {
+    list: Option<&'l List>,
+    /// Whether distances are counted in half bits.
+    half_bits: bool,
 }
 
-fn matches(found: &[Neighbour], list: Option<&List>) -> Vec<serde_json::Value> {
-    let one = |(rank, near): (usize, &Neighbour)| match path(list, near) {
-        Some(path) => json!({ "rank": rank, "index": near.index, "distance": near.distance, "path": path }),
-        None => json!({ "rank": rank, "index": near.index, "distance": near.distance }),
-    };
-    (1..).zip(found).map(one).collect()
-}
+impl Shown<'_> {
+    fn path(&self, near: &Neighbour) -> Option<&str> {
+        self.list?.items.get(near.index as usize).map(|item| item.path.as_str())
+    }
 
-fn text(query: usize, found: &[Neighbour], list: Option<&List>) -> String {
-    let row = |(rank, near): (usize, &Neighbour)| {
-        let mut cells = vec![rank.to_string(), near.distance.to_string(), near.index.to_string()];
-        cells.extend(path(list, near).map(ToOwned::to_owned));
-        cells
-    };
-    let rows: Vec<Vec<String>> = (1..).zip(found).map(row).collect();
-    let heads = ["rank", "distance", "index", "path"];
-    let heads = &heads[..if list.is_some() { 4 } else { 3 }];
-    format!("query {query}\n{}\n", table(heads, &rows))
+    /// In bits.
+    fn distance(&self, near: &Neighbour) -> Value {
+        if self.half_bits { json!(f64::from(near.distance) / 2.0) } else { json!(near.distance) }
+    }
+
+    fn matches(&self, found: &[Neighbour]) -> Vec<Value> {
+        let one = |(rank, near): (usize, &Neighbour)| {
+            let mut one = json!({ "rank": rank, "index": near.index, "distance": self.distance(near) });
+            if let Some(path) = self.path(near) {
+                one["path"] = json!(path);
+            }
+            one
+        };
+        (1..).zip(found).map(one).collect()
+    }
+
+    fn text(&self, query: usize, found: &[Neighbour]) -> String {
+        let row = |(rank, near): (usize, &Neighbour)| {
+            let mut cells = vec![rank.to_string(), self.distance(near).to_string(), near.index.to_string()];
+            cells.extend(self.path(near).map(ToOwned::to_owned));
+            cells
+        };
+        let rows: Vec<Vec<String>> = (1..).zip(found).map(row).collect();
+        let heads = ["rank", "distance", "index", "path"];
+        let heads = &heads[..if self.list.is_some() { 4 } else { 3 }];
+        format!("query {query}\n{}\n", table(heads, &rows))
+    }
 }

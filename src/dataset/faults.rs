@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// Faults of one phase, in the order found.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Faults {
     shown: Vec<Error>,
     more: usize,

@@ -8,6 +8,7 @@ mod list;
 mod loader;
 mod location;
 mod prepared;
+mod presets;
 mod shards;
 pub mod source;
 
@@ -16,6 +17,7 @@ pub use list::{Item, List};
 pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;
 pub use prepared::{Prepared, Scale, Writer, is_part};
+pub use presets::{PRESETS, Preset, PresetName};
 
 /// Labelled images ready for a network: all that training and encoding know of a data set.
 pub trait Examples: Sync {

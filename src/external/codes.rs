@@ -46,10 +46,8 @@ pub struct Reading {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadCodes {
     pub codes: Codes,
-    /// Numbers that were exactly 0 where -1 or +1 was expected: no sign, so no bit.
+    /// Numbers that were exactly 0 where -1 or +1 was expected: the codes are ternary.
     pub zeros: u64,
-    /// The signs themselves, row by row, if there are zeros among them.
-    pub ternary: Option<Vec<i8>>,
     /// Of network outputs.
     pub quantisation: Option<Quantisation>,
     /// Digest of the list that they were made from, if they know it.
@@ -74,7 +72,7 @@ pub fn read_codes(path: &Path, reading: Reading) -> Result<ReadCodes> {
         }
         let form = "codes file".to_string();
         let (zeros, list) = (header.zeros, header.provenance.list);
-        return Ok(ReadCodes { codes, zeros, ternary: None, quantisation: None, list, form });
+        return Ok(ReadCodes { codes, zeros, quantisation: None, list, form });
     }
     of_array(&npy::read(path)?, reading).map_err(|error| error.at(Place::Path(path.display().to_string())))
 }
@@ -112,7 +110,7 @@ fn of_array(array: &Array, reading: Reading) -> Result<ReadCodes> {
                 .hint("packed codes are unsigned: `array.view(np.uint8)`, or uint64 from int64"));
         }
         let codes = unpack(array, rows, columns, reading)?;
-        return Ok(ReadCodes { codes, zeros: 0, ternary: None, quantisation: None, list: None, form });
+        return Ok(ReadCodes { codes, zeros: 0, quantisation: None, list: None, form });
     }
     if reading.bits.is_some_and(|bits| bits != columns) {
         let bits = reading.bits.unwrap_or_default();
@@ -162,28 +160,18 @@ fn of_numbers(numbers: &[f64], [rows, columns]: [usize; 2], layout: Layout, form
             _ => error.hint("if these are outputs of a network, `--layout outputs` takes their signs"),
         });
     }
+    let signed = layout != Layout::Bits;
     let mut codes = Codes::new(columns)?;
     let (mut zeros, mut row) = (0, Vec::with_capacity(columns));
     for i in 0..rows {
         row.clear();
         // Only the sign is kept; as f32, the smallest numbers of f64 would be 0.
-        let sign = |x: &f64| {
-            if *x > 0.0 {
-                1.0
-            } else if *x < 0.0 {
-                -1.0
-            } else {
-                0.0
-            }
-        };
+        let sign = |x: &f64| if *x > 0.0 { 1.0 } else { -f32::from(u8::from(*x < 0.0 || !signed)) };
         row.extend(numbers[i * columns..(i + 1) * columns].iter().map(sign));
-        zeros += codes.push(&row)? as u64;
+        zeros += codes.push_ternary(&row)? as u64;
     }
-    let signed = layout != Layout::Bits;
-    let as_sign = |x: &f64| if *x > 0.0 { 1 } else { -i8::from(*x < 0.0) };
-    let ternary = (signed && zeros > 0).then(|| numbers.iter().map(as_sign).collect());
     let quantisation = (layout == Layout::Outputs).then(|| Quantisation::of(numbers, columns));
-    Ok(ReadCodes { codes, zeros: if signed { zeros } else { 0 }, ternary, quantisation, list: None, form })
+    Ok(ReadCodes { codes, zeros, quantisation, list: None, form })
 }
 
 /// Codes from numbers that hold several bits each.
@@ -305,8 +293,8 @@ mod tests {
     #[test]
     fn zeros_among_signs_are_neither() {
         let found = read(&array(&[2, 3], Values::F32(vec![1.0, 0.0, -1.0, -0.0, 1.0, 1.0])));
-        assert_eq!((found.zeros, found.ternary), (2, Some(vec![1, 0, -1, 0, 1, 1])));
-        assert_eq!(rows(&found.codes), ["100", "011"]);
+        let signs: Vec<f32> = (0..2).flat_map(|i| found.codes.unpack(i)).collect();
+        assert_eq!((found.zeros, signs), (2, vec![1.0, 0.0, -1.0, 0.0, 1.0, 1.0]));
     }
 
     #[test]

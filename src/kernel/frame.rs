@@ -53,6 +53,8 @@ impl Geometry {
             inset: self.padding as isize,
             height: side(self.out_height),
             width: side(self.out_width),
+            cell: self.channels,
+            row_len: side(self.out_width) * self.channels,
         }
     }
 
@@ -77,6 +79,8 @@ impl Geometry {
             inset: self.kernel as isize - 1 - self.padding as isize,
             height: self.height + self.kernel - 1,
             width: self.width + self.kernel - 1,
+            cell: filters,
+            row_len: (self.width + self.kernel - 1) * filters,
         };
         (geometry, frame)
     }
@@ -102,16 +106,25 @@ pub(super) struct Frame {
     inset: isize,
     height: usize,
     pub(super) width: usize,
+    /// Numbers from one pixel to the next; those beyond the channels are 0.
+    pub(super) cell: usize,
+    row_len: usize,
 }
 
 impl Frame {
     pub(super) fn len(&self) -> usize {
-        self.height * self.width * self.channels
+        self.height * self.row_len
     }
 
-    /// Numbers of a row.
+    /// Numbers from one row to the next; those beyond the pixels are 0.
     pub(super) fn row_len(&self) -> usize {
-        self.width * self.channels
+        self.row_len
+    }
+
+    /// The same with zeros added, if need be, so that rows and windows of this stride begin at even numbers.
+    pub(super) fn even(self, stride: usize) -> Self {
+        let cell = if (stride * self.channels).is_multiple_of(2) { self.channels } else { self.channels + 1 };
+        Self { cell, row_len: (self.width * cell).next_multiple_of(2), ..self }
     }
 
     /// Where a row or column of the image goes, if it is in the frame.
@@ -128,26 +141,26 @@ impl Frame {
 
     /// Fills a frame with an image.
     pub(super) fn fill(&self, image: &[f32], frame: &mut [f32]) {
-        let ([height, width], channels) = (self.source, self.channels);
+        let ([height, width], channels, cell) = (self.source, self.channels, self.cell);
         frame.fill(0.0);
         let (first, end, at) = self.columns();
         for y in 0..height {
             let Some(row) = self.place(y, self.height) else { continue };
-            let line = &mut frame[(row * self.width + at) * channels..(row + 1) * self.row_len()];
+            let line = &mut frame[row * self.row_len + at * cell..(row + 1) * self.row_len];
             match self.form {
-                Form::Pixels if self.spread == 1 => {
+                Form::Pixels if self.spread == 1 && cell == channels => {
                     let pixels = &image[(y * width + first) * channels..(y * width + end) * channels];
                     line[..pixels.len()].copy_from_slice(pixels);
                 }
                 Form::Pixels => {
                     let pixels = image[(y * width + first) * channels..(y * width + end) * channels].chunks(channels);
-                    let places = line.chunks_mut(channels).step_by(self.spread);
-                    places.zip(pixels).for_each(|(place, pixel)| place.copy_from_slice(pixel));
+                    let places = line.chunks_mut(cell).step_by(self.spread);
+                    places.zip(pixels).for_each(|(place, pixel)| place[..channels].copy_from_slice(pixel));
                 }
                 Form::Planes => {
                     for channel in 0..channels {
                         let plane = &image[(channel * height + y) * width..][first..end];
-                        let places = line[channel..].iter_mut().step_by(channels * self.spread);
+                        let places = line[channel..].iter_mut().step_by(cell * self.spread);
                         places.zip(plane).for_each(|(place, &value)| *place = value);
                     }
                 }

@@ -4,6 +4,7 @@
 //! which are read once, as they lie. A row of the batch is computed for itself: its numbers do not depend on how many
 //! others there are.
 
+use super::bf16::Precision;
 use super::host::{host, values, values_mut};
 use super::packed::PANEL;
 use super::product::{Output, Start, Terms, sums};
@@ -20,6 +21,7 @@ pub struct Linear {
     pub relu: bool,
     /// Where the gradient of the weights is put, instead of being handed to candle, which would copy it twice.
     pub sink: Option<GradientSink>,
+    pub precision: Precision,
 }
 
 /// The gradient of a layer's weights, of the last backward pass; its memory is used again by the next one.
@@ -45,12 +47,12 @@ impl GradientSink {
 }
 
 /// Rows in one of some parts of `rows`: two for each thread, so that one that is held up is helped out.
-fn rows_per_part(rows: usize) -> usize {
+pub(super) fn rows_per_part(rows: usize) -> usize {
     rows.div_ceil(2 * rayon::current_num_threads())
 }
 
 /// Turns a matrix of so many columns: `[rows, columns]` to `[columns, rows]`.
-fn transpose(matrix: &[f32], columns: usize, out: &mut [f32]) {
+pub(super) fn transpose<T: Copy + Send + Sync>(matrix: &[T], columns: usize, out: &mut [T]) {
     /// Columns at once: what is read of a row is a cache line or more.
     const BLOCK: usize = 64;
     let rows = matrix.len() / columns;
@@ -64,10 +66,10 @@ fn transpose(matrix: &[f32], columns: usize, out: &mut [f32]) {
 
 /// Batch, inputs and outputs of one layer.
 #[derive(Clone, Copy)]
-struct Sizes {
-    n: usize,
-    k: usize,
-    m: usize,
+pub(super) struct Sizes {
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) m: usize,
 }
 
 impl Sizes {
@@ -78,8 +80,11 @@ impl Sizes {
         }
     }
 
-    /// `W x^T`, `[m, n]`, of the transposed batch.
-    fn outputs(self, turned: &[f32], weights: &[f32], out: &mut [f32]) {
+    /// `W x^T`, `[m, n]`.
+    fn outputs(self, xs: &[f32], weights: &[f32], out: &mut [f32]) {
+        let mut turned = Shared::take();
+        let turned = turned.sized(self.n * self.k);
+        transpose(xs, self.k, turned);
         let rows = rows_per_part(self.m);
         let weights = weights.par_chunks(rows * self.k);
         out.par_chunks_mut(rows * self.n)
@@ -104,13 +109,16 @@ impl Sizes {
     }
 
     /// The gradient of the input, `[n, k]`.
-    fn input_gradient(self, weights: &[f32], gradient: &[f32]) -> Vec<f32> {
+    fn input_gradient(self, weights: &[f32], gradient: &[f32], precision: Precision) -> Vec<f32> {
         let columns = rows_per_part(self.k);
         let mut parts = Shared::take();
         let parts = parts.sized(self.n * self.k);
-        parts.par_chunks_mut(self.n * columns).enumerate().for_each(|(part, out)| {
-            self.input_gradient_part(&weights[part * columns..], gradient, out);
-        });
+        match precision {
+            Precision::F32 => parts.par_chunks_mut(self.n * columns).enumerate().for_each(|(part, out)| {
+                self.input_gradient_part(&weights[part * columns..], gradient, out);
+            }),
+            Precision::Bf16 => self.input_gradient_of_pairs(weights, gradient, columns, parts),
+        }
         let mut dx = vec![0.0; self.n * self.k];
         dx.par_chunks_exact_mut(self.k).enumerate().for_each(|(row, dx)| {
             for (part, dx) in parts.chunks(self.n * columns).zip(dx.chunks_mut(columns)) {
@@ -189,6 +197,7 @@ struct IntoSink<'a> {
     sizes: Sizes,
     xs: &'a [f32],
     gradient: &'a [f32],
+    precision: Precision,
 }
 
 impl InplaceOp1 for IntoSink<'_> {
@@ -197,7 +206,11 @@ impl InplaceOp1 for IntoSink<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        self.sizes.weight_gradient(self.xs, self.gradient, values_mut(storage, layout)?);
+        let out = values_mut(storage, layout)?;
+        match self.precision {
+            Precision::F32 => self.sizes.weight_gradient(self.xs, self.gradient, out),
+            Precision::Bf16 => self.sizes.weight_gradient_of_pairs(self.xs, self.gradient, out),
+        }
         Ok(())
     }
 }
@@ -217,11 +230,14 @@ impl CustomOp3 for Linear {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::new(xs_layout.dims(), weight_layout.dims(), bias_layout.dims())?;
-        let Sizes { n, k, m } = sizes;
-        let (mut turned, mut product) = (Shared::take(), Shared::take());
-        let (turned, product) = (turned.sized(n * k), product.sized(n * m));
-        transpose(values(xs, xs_layout)?, k, turned);
-        sizes.outputs(turned, values(weight, weight_layout)?, product);
+        let Sizes { n, m, .. } = sizes;
+        let mut product = Shared::take();
+        let product = product.sized(n * m);
+        let (xs, weights) = (values(xs, xs_layout)?, values(weight, weight_layout)?);
+        match self.precision {
+            Precision::F32 => sizes.outputs(xs, weights, product),
+            Precision::Bf16 => sizes.outputs_of_pairs(xs, weights, product),
+        }
         let mut out = vec![0.0; n * m];
         transpose(product, n, &mut out);
         let bias = values(bias, bias_layout)?;
@@ -250,7 +266,7 @@ impl CustomOp3 for Linear {
         if self.relu {
             relu_gradient(&mut gradient, up_host.values()?, ys_host.values()?);
         }
-        let into = IntoSink { sizes, xs: xs_host.values()?, gradient: &gradient };
+        let into = IntoSink { sizes, xs: xs_host.values()?, gradient: &gradient, precision: self.precision };
         let dw = match &self.sink {
             Some(sink) => {
                 sink.of_shape(weight)?.inplace_op1(&into)?;
@@ -264,7 +280,7 @@ impl CustomOp3 for Linear {
         };
         let mut db = vec![0.0; m];
         gradient.chunks_exact(m).for_each(|row| add_to(&mut db, row));
-        let dx = sizes.input_gradient(weight_host.values()?, &gradient);
+        let dx = sizes.input_gradient(weight_host.values()?, &gradient, self.precision);
         let device = xs.device();
         Ok((Some(Tensor::from_vec(dx, (n, k), device)?), dw, Some(Tensor::from_vec(db, m, device)?)))
     }
@@ -273,13 +289,17 @@ impl CustomOp3 for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{agree, check_gradients, close, gradients, on_threads, tensor};
+    use crate::kernel::testing::{agree, check_gradients, close, gradients, on_threads, rounded, tensor};
     use candle_core::Var;
 
     const SHAPES: [(usize, usize, usize); 5] = [(1, 1, 1), (3, 70, 16), (17, 33, 300), (5, 530, 18), (64, 600, 257)];
 
     fn linear(relu: bool) -> Linear {
-        Linear { relu, sink: None }
+        Linear { relu, sink: None, precision: Precision::F32 }
+    }
+
+    fn of_bf16(relu: bool) -> Linear {
+        Linear { precision: Precision::Bf16, ..linear(relu) }
     }
 
     fn variables((n, k, m): (usize, usize, usize)) -> [Var; 3] {
@@ -295,6 +315,29 @@ mod tests {
                 let plain = vars[0].matmul(&vars[1].t().unwrap()).unwrap().broadcast_add(&vars[2]).unwrap();
                 let plain = if relu { plain.relu().unwrap() } else { plain };
                 agree(&ours, &plain, &vars, 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_f32_on_rounded_numbers() {
+        for shape in SHAPES {
+            for relu in [false, true] {
+                let vars = variables(shape);
+                let ours = vars[0].apply_op3(&vars[1], &vars[2], of_bf16(relu)).unwrap();
+                let factors = [rounded(&vars[0]), rounded(&vars[1]), vars[2].clone()];
+                let plain = factors[0].apply_op3(&factors[1], &factors[2], linear(relu)).unwrap();
+                close(&ours, &plain, 1e-5);
+                // The gradient that is rounded is the one before the ReLU; it is exact for weights of the outputs that
+                // are.
+                let weights = rounded(&tensor(99, ours.shape()));
+                let [ours, plain] = [(&ours, &vars), (&plain, &factors)].map(|(ys, vars)| {
+                    let grads = (ys * weights.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+                    vars.each_ref().map(|var| grads.get(var).unwrap().clone())
+                });
+                for (ours, plain) in ours.iter().zip(&plain) {
+                    close(ours, plain, 1e-5);
+                }
             }
         }
     }
@@ -320,19 +363,21 @@ mod tests {
     #[test]
     fn a_row_does_not_depend_on_the_others() {
         let [xs, weight, bias] = variables((70, 530, 48));
-        let apply = |xs: &Tensor| xs.contiguous().unwrap().apply_op3(&weight, &bias, linear(true)).unwrap();
-        let whole = apply(&xs);
-        for count in [1, 2, 15, 16, 17, 33, 69] {
-            close(&apply(&xs.narrow(0, 1, count).unwrap()), &whole.narrow(0, 1, count).unwrap(), 0.0);
+        for op in [linear(true), of_bf16(true)] {
+            let apply = |xs: &Tensor| xs.contiguous().unwrap().apply_op3(&weight, &bias, op.clone()).unwrap();
+            let whole = apply(&xs);
+            for count in [1, 2, 15, 16, 17, 33, 69] {
+                close(&apply(&xs.narrow(0, 1, count).unwrap()), &whole.narrow(0, 1, count).unwrap(), 0.0);
+            }
         }
     }
 
     #[test]
     fn the_number_of_threads_changes_no_bit() {
-        for shape in SHAPES {
+        for (shape, op) in SHAPES.into_iter().flat_map(|shape| [(shape, linear(true)), (shape, of_bf16(true))]) {
             on_threads(|| {
                 let vars = variables(shape);
-                let ys = vars[0].apply_op3(&vars[1], &vars[2], linear(true)).unwrap();
+                let ys = vars[0].apply_op3(&vars[1], &vars[2], op.clone()).unwrap();
                 let mut all = gradients(&ys, &vars);
                 all.push(ys);
                 all

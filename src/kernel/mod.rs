@@ -1,19 +1,24 @@
 //! The operations under the network that candle lacks or does slowly: convolution, max pooling, linear layers, dropout,
 //! and the update of momentum SGD.
 //!
+//! Products of convolutions and linear layers are of f32, or of numbers rounded to bf16 (`bf16.rs`).
+//!
 //! All compute on the CPU, and are bit-identical for any number of threads: each sum is made by one thread, in an order
 //! that its place in the data decides. candle says "no cuda implementation" when one is used on a GPU.
 //!
 //! Maps of a network lie as `[n, height, width, channels]`; `product.rs` has the inner loop of all, `simd/` the vectors
 //! that it is made of.
 
+mod bf16;
 mod conv;
+mod conv_pairs;
 mod dropout;
 pub mod floor;
 mod frame;
 mod gemm;
 mod host;
 mod linear;
+mod linear_pairs;
 mod packed;
 mod pool;
 mod product;
@@ -21,6 +26,7 @@ mod scratch;
 mod sgd;
 mod simd;
 
+pub use bf16::Precision;
 pub use conv::{Conv2d, Input};
 pub use dropout::Dropout;
 
@@ -29,7 +35,7 @@ pub(crate) use host::host;
 pub use linear::{GradientSink, Linear};
 pub use pool::MaxPool2d;
 pub use sgd::momentum_step;
-pub use simd::vectors;
+pub use simd::{check_vectors, has_bf16, vectors};
 
 /// Into how many parts a loss cuts its sums; more threads than this find nothing to do there.
 pub(crate) const PARTS: usize = 16;

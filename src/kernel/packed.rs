@@ -1,52 +1,87 @@
 //! Weights of a convolution in the order in which they are read.
 
+use super::bf16::Pair;
 use super::frame::Geometry;
-use super::scratch::Shared;
+use super::scratch::{Kept, Shared};
 use rayon::prelude::*;
 
 /// Filters that lie side by side: a multiple of what a tile takes, of all kinds of vectors.
 pub(super) const PANEL: usize = 32;
 
-/// Panels of filters, `[panel][ky][kx][channel][filter]`; the last one may be narrower.
-pub(super) struct Packed {
-    values: Shared,
+/// Panels of filters, `[panel][term][filter]`; the last one may be narrower.
+///
+/// Terms are `[ky][kx][channel]`, or pairs of them: then each row of a window has an even number of them, with zeros
+/// where the frame has more than the window's channels.
+pub(super) struct Packed<T: Kept = f32> {
+    values: Shared<T>,
     pub(super) filters: usize,
     terms: usize,
 }
 
+/// A weight by filter, row and column of the window, and channel.
+pub(super) trait Weight: Fn(usize, usize, usize, usize) -> f32 + Sync {}
+
+impl<F: Fn(usize, usize, usize, usize) -> f32 + Sync> Weight for F {}
+
+/// Filters as they are, of `[filters][channels][k][k]`.
+pub(super) fn forward(geometry: &Geometry, weights: &[f32]) -> impl Weight {
+    let Geometry { channels, kernel, .. } = *geometry;
+    move |filter, ky, kx, channel| weights[(filter * channels + channel) * kernel * kernel + ky * kernel + kx]
+}
+
+/// Filters that give the gradient of the input: channels and filters swapped, windows turned by half a circle.
+/// `backward` is the geometry of that convolution, `channels` are those of the weights.
+pub(super) fn backward(backward: &Geometry, channels: usize, weights: &[f32]) -> impl Weight {
+    let kernel = backward.kernel;
+    let last = kernel * kernel - 1;
+    move |channel, ky, kx, filter| weights[(filter * channels + channel) * kernel * kernel + last - ky * kernel - kx]
+}
+
 impl Packed {
-    /// Filters as they are, of `[filters][channels][k][k]`.
-    pub(super) fn forward(geometry: &Geometry, filters: usize, weights: &[f32]) -> Self {
+    pub(super) fn new(geometry: &Geometry, filters: usize, weight: impl Weight) -> Self {
         let Geometry { channels, kernel, .. } = *geometry;
-        let area = kernel * kernel;
-        Self::new(filters, geometry.window_len(), |filter, term| {
-            weights[(filter * channels + term % channels) * area + term / channels]
+        Self::filled(filters, kernel * kernel * channels, |filter, term, line| {
+            let (ky, kx, channel) = (term / channels / kernel, term / channels % kernel, term % channels);
+            line.iter_mut().zip(filter..).for_each(|(value, filter)| *value = weight(filter, ky, kx, channel));
         })
     }
+}
 
-    /// Filters that give the gradient of the input: channels and filters swapped, windows turned by half a circle.
-    /// `backward` is the geometry of that convolution.
-    pub(super) fn backward(backward: &Geometry, channels: usize, weights: &[f32]) -> Self {
-        let Geometry { channels: filters, kernel, .. } = *backward;
-        let area = kernel * kernel;
-        Self::new(channels, backward.window_len(), |channel, term| {
-            weights[((term % filters) * channels + channel) * area + area - 1 - term / filters]
+impl Packed<Pair> {
+    /// `cell` is how many numbers the frame has for each pixel.
+    pub(super) fn pairs(geometry: &Geometry, cell: usize, filters: usize, weight: impl Weight) -> Self {
+        let Geometry { channels, kernel, .. } = *geometry;
+        let row = pairs_of_row(geometry, cell);
+        Self::filled(filters, kernel * row, |filter, term, line| {
+            let (ky, number) = (term / row, 2 * (term % row));
+            let [first, second] = [number, number + 1].map(|i| (i / cell, i % cell));
+            let value = |filter, (kx, channel): (usize, usize)| {
+                if kx < kernel && channel < channels { weight(filter, ky, kx, channel) } else { 0.0 }
+            };
+            let pair = |filter| Pair::new(value(filter, first), value(filter, second));
+            line.iter_mut().zip(filter..).for_each(|(to, filter)| *to = pair(filter));
         })
     }
+}
 
-    fn new(filters: usize, terms: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Self {
+/// Pairs of numbers in a row of a window.
+pub(super) fn pairs_of_row(geometry: &Geometry, cell: usize) -> usize {
+    (geometry.kernel * cell).div_ceil(2)
+}
+
+impl<T: Kept + Send + Sync> Packed<T> {
+    /// `fill` is given the first filter of a panel, a term, and the filters' places.
+    fn filled(filters: usize, terms: usize, fill: impl Fn(usize, usize, &mut [T]) + Sync) -> Self {
         let mut values = Shared::take();
         values.sized(filters * terms).par_chunks_mut(PANEL * terms).enumerate().for_each(|(panel, out)| {
             let width = PANEL.min(filters - panel * PANEL);
-            for (i, value) in out.iter_mut().enumerate() {
-                *value = weight(panel * PANEL + i % width, i / width);
-            }
+            out.chunks_exact_mut(width).enumerate().for_each(|(term, line)| fill(panel * PANEL, term, line));
         });
         Self { values, filters, terms }
     }
 
     /// The panels, with the first filter of each.
-    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, &[f32])> {
+    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, &[T])> {
         let values = self.values.get(self.filters * self.terms);
         values.chunks(PANEL * self.terms).enumerate().map(|(panel, values)| (panel * PANEL, values))
     }

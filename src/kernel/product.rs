@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "numbers are read without a check each; `sums` checks the reach of all of them first")]
 
+use super::bf16::Pair;
 use super::simd::{Kind, Simd};
 
 /// Where the terms of the sums lie:
@@ -42,6 +43,91 @@ pub(super) struct Output<'a> {
     pub(super) columns: usize,
 }
 
+/// How the numbers of a product are read, and what a term is.
+///
+/// Everything is `unsafe` for the reasons that [`Simd`] is.
+pub(super) trait Arithmetic<S: Simd> {
+    type Number;
+    /// Rows of a tile of two vectors each that fits the registers.
+    const ROWS: usize;
+
+    /// Copies one number to all lanes.
+    unsafe fn splat(from: *const Self::Number) -> S::Vector;
+    /// Reads a number per lane.
+    unsafe fn load(from: *const Self::Number) -> S::Vector;
+    /// Reads the first `count` numbers; the others are 0.
+    unsafe fn load_part(from: *const Self::Number, count: usize) -> S::Vector;
+    /// `sum` and the product of two numbers.
+    unsafe fn multiply_add(a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
+}
+
+/// Numbers of f32.
+pub(super) struct Plain;
+
+impl<S: Simd> Arithmetic<S> for Plain {
+    type Number = f32;
+    const ROWS: usize = S::ROWS;
+
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> S::Vector {
+        unsafe { S::splat(*from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> S::Vector {
+        unsafe { S::load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> S::Vector {
+        unsafe { S::load_part(from, count) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector {
+        unsafe { S::multiply_add(a, b, sum) }
+    }
+}
+
+/// Pairs of bf16 numbers, taken apart and multiplied as f32, where there are no instructions for them. The products are
+/// exact; the second one is added first, as `vdpbf16ps` does.
+pub(super) struct Apart;
+
+impl<S: Simd> Arithmetic<S> for Apart {
+    type Number = Pair;
+    /// Both halves of two vectors lie in registers, and both of a number.
+    const ROWS: usize = if S::ROWS > 12 {
+        12
+    } else if S::ROWS > 6 {
+        S::ROWS - 2
+    } else {
+        5
+    };
+
+    #[inline(always)]
+    unsafe fn splat(from: *const Pair) -> S::Vector {
+        unsafe { S::splat(*from.cast::<f32>()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const Pair) -> S::Vector {
+        unsafe { S::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const Pair, count: usize) -> S::Vector {
+        unsafe { S::load_part(from.cast(), count) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector {
+        unsafe {
+            let ([a_first, a_second], [b_first, b_second]) = (S::halves(a), S::halves(b));
+            S::multiply_add(a_first, b_first, S::multiply_add(a_second, b_second, sum))
+        }
+    }
+}
+
 /// One past the furthest of places that are so many strides, of these lengths, from the first.
 fn reach(strides: &[(usize, usize)]) -> usize {
     let far = |far: usize, &(count, stride): &(usize, usize)| far.saturating_add((count - 1).saturating_mul(stride));
@@ -53,18 +139,37 @@ pub(super) fn sums(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool
     Kind::of_process().sums(terms, a, b, start, relu, out);
 }
 
-/// The same with one kind of vectors, which compiles it for its instructions.
+/// The same of pairs of bf16 numbers: a term is two products. `terms.a_step` is 1.
+pub(super) fn pair_sums(terms: &Terms, a: &[Pair], b: &[Pair], start: Start, relu: bool, out: Output) {
+    Kind::of_process().pair_sums(terms, a, b, start, relu, out);
+}
+
+/// Refuses terms, and sums of so many numbers, that reach past their slices. There is at least one row and column.
 #[inline(always)]
-pub(super) fn sums_with<S: Simd>(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
+pub(super) fn check_reach(terms: &Terms, a: usize, b: usize, out: &Output) {
+    let Terms { segments, len, a_row, a_step, a_segment, b_step, b_segment } = *terms;
     let Output { values, stride, rows, columns } = out;
-    if rows == 0 || columns == 0 {
+    assert!(segments > 0 && len > 0, "sums of nothing");
+    assert!(reach(&[(*rows, a_row), (segments, a_segment), (len, a_step)]) <= a, "terms past the first numbers");
+    assert!(reach(&[(*columns, 1), (segments, b_segment), (len, b_step)]) <= b, "terms past the second numbers");
+    assert!(reach(&[(*rows, *stride), (*columns, 1)]) <= values.len(), "sums past the output");
+}
+
+/// The same with one kind of vectors and numbers, which compiles it for its instructions.
+#[inline(always)]
+pub(super) fn sums_with<S: Simd, A: Arithmetic<S>>(
+    terms: &Terms,
+    a: &[A::Number],
+    b: &[A::Number],
+    start: Start,
+    relu: bool,
+    out: Output,
+) {
+    if out.rows == 0 || out.columns == 0 {
         return;
     }
-    assert!(terms.segments > 0 && terms.len > 0, "sums of nothing");
-    let Terms { segments, len, a_row, a_step, a_segment, b_step, b_segment } = *terms;
-    assert!(reach(&[(rows, a_row), (segments, a_segment), (len, a_step)]) <= a.len(), "terms past the first numbers");
-    assert!(reach(&[(columns, 1), (segments, b_segment), (len, b_step)]) <= b.len(), "terms past the second numbers");
-    assert!(reach(&[(rows, stride), (columns, 1)]) <= values.len(), "sums past the output");
+    check_reach(terms, a.len(), b.len(), &out);
+    let Output { values, stride, rows, columns } = out;
     let bias = match start {
         Start::Bias(bias) => {
             assert!(bias.len() >= columns, "a bias per column");
@@ -74,7 +179,7 @@ pub(super) fn sums_with<S: Simd>(terms: &Terms, a: &[f32], b: &[f32], start: Sta
     };
     let from_output = matches!(start, Start::Output);
 
-    let tiles = rows.div_ceil(S::ROWS);
+    let tiles = rows.div_ceil(A::ROWS);
     let (least, larger) = (rows / tiles, rows % tiles);
     let mut column = 0;
     while column < columns {
@@ -88,7 +193,7 @@ pub(super) fn sums_with<S: Simd>(terms: &Terms, a: &[f32], b: &[f32], start: Sta
             unsafe {
                 let bias = if bias.is_null() { bias } else { bias.add(column) };
                 let places = Places {
-                    a: a.as_ptr().add(row * a_row),
+                    a: a.as_ptr().add(row * terms.a_row),
                     b: b.as_ptr().add(column),
                     out: values.as_mut_ptr().add(row * stride + column),
                     stride,
@@ -97,7 +202,7 @@ pub(super) fn sums_with<S: Simd>(terms: &Terms, a: &[f32], b: &[f32], start: Sta
                     from_output,
                     relu,
                 };
-                any_tile::<S>(height, wide, terms, &places);
+                any_tile::<S, A>(height, wide, terms, &places);
             }
             row += height;
         }
@@ -106,9 +211,9 @@ pub(super) fn sums_with<S: Simd>(terms: &Terms, a: &[f32], b: &[f32], start: Sta
 }
 
 /// Where one tile's numbers lie.
-struct Places {
-    a: *const f32,
-    b: *const f32,
+struct Places<N> {
+    a: *const N,
+    b: *const N,
     out: *mut f32,
     stride: usize,
     width: usize,
@@ -120,12 +225,12 @@ struct Places {
 
 /// The tile of this height, two vectors wide or one that may be partial.
 #[inline(always)]
-unsafe fn any_tile<S: Simd>(height: usize, wide: bool, terms: &Terms, places: &Places) {
+unsafe fn any_tile<S: Simd, A: Arithmetic<S>>(height: usize, wide: bool, terms: &Terms, places: &Places<A::Number>) {
     macro_rules! heights {
         ($($height:literal)+) => {
             match (height, wide) {
-                $(($height, true) if $height <= S::ROWS => unsafe { tile::<S, $height, 2>(terms, places) },
-                ($height, false) if $height <= S::ROWS => unsafe { tile::<S, $height, 1>(terms, places) },)+
+                $(($height, true) if $height <= A::ROWS => unsafe { tile::<S, A, $height, 2>(terms, places) },
+                ($height, false) if $height <= A::ROWS => unsafe { tile::<S, A, $height, 1>(terms, places) },)+
                 _ => unreachable!("a tile of {height} rows"),
             }
         };
@@ -136,7 +241,7 @@ unsafe fn any_tile<S: Simd>(height: usize, wide: bool, terms: &Terms, places: &P
 /// `P` rows of `V` vectors; only a tile of one vector may be narrower than it.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "rows and vectors are places in memory as well as of the sums")]
-unsafe fn tile<S: Simd, const P: usize, const V: usize>(terms: &Terms, places: &Places) {
+unsafe fn tile<S: Simd, A: Arithmetic<S>, const P: usize, const V: usize>(terms: &Terms, places: &Places<A::Number>) {
     let Places { a, b, out, stride, width, bias, from_output, relu } = *places;
     let partial = V == 1 && width < S::LANES;
     // Sound: `sums` checked the reach of all these places.
@@ -158,12 +263,12 @@ unsafe fn tile<S: Simd, const P: usize, const V: usize>(terms: &Terms, places: &
             for _ in 0..terms.len {
                 let mut vectors = [S::splat(0.0); V];
                 for v in 0..V {
-                    vectors[v] = if partial { S::load_part(b, width) } else { S::load(b.add(v * S::LANES)) };
+                    vectors[v] = if partial { A::load_part(b, width) } else { A::load(b.add(v * S::LANES)) };
                 }
                 for p in 0..P {
-                    let x = S::splat(*a.add(p * terms.a_row));
+                    let x = A::splat(a.add(p * terms.a_row));
                     for v in 0..V {
-                        sums[p][v] = S::multiply_add(x, vectors[v], sums[p][v]);
+                        sums[p][v] = A::multiply_add(x, vectors[v], sums[p][v]);
                     }
                 }
                 // Past the end after the last term.
@@ -251,6 +356,52 @@ mod tests {
                 case!(&mut ours).run(kind);
                 let apart = ours.iter().zip(&expected).fold(0f32, |max, (x, y)| max.max((x - y).abs()));
                 prop_assert!(apart < 1e-5, "{:?}: {}", kind, apart);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sums_of_pairs_agree_with_the_definition_on_the_same_numbers(
+            (rows, columns) in (1usize..40, 1usize..80),
+            (segments, len) in (1usize..4, 1usize..40),
+            (row_spare, a_segment) in (0usize..3, 0usize..50),
+            (b_spare, out_spare) in (0usize..3, 0usize..3),
+            (start, relu) in (0usize..3, any::<bool>()),
+        ) {
+            let (b_step, stride, a_row) = (columns + b_spare, columns + out_spare, len + row_spare);
+            let terms = Terms { segments, len, a_row, a_step: 1, a_segment, b_step, b_segment: len * b_step };
+            let pairs = |seed, len| -> Vec<Pair> {
+                uniform(seed, 2 * len).chunks_exact(2).map(|pair| Pair::new(pair[0], pair[1])).collect()
+            };
+            let a = pairs(1, reach(&[(rows, a_row), (segments, a_segment), (len, 1)]));
+            let b = pairs(2, reach(&[(columns, 1), (segments, len * b_step), (len, b_step)]));
+            let (bias, before) = (uniform(3, columns), uniform(4, reach(&[(rows, stride), (columns, 1)])));
+            let start = [Start::Zero, Start::Bias(&bias), Start::Output][start];
+            macro_rules! out {
+                ($values:expr) => {
+                    Output { values: $values, stride, rows, columns }
+                };
+            }
+            // One half after the other, as numbers of f32.
+            let half = |pairs: &[Pair], half: usize| pairs.iter().map(|pair| pair.numbers()[half]).collect::<Vec<_>>();
+            let mut expected = before.clone();
+            let (first, second) = ([half(&a, 0), half(&b, 0)], [half(&a, 1), half(&b, 1)]);
+            for ([x, y], start, relu) in [(&first, start, false), (&second, Start::Output, relu)] {
+                by_definition(Case { terms, a: x, b: y, start, relu, out: out!(&mut expected) });
+            }
+            let kinds = Kind::available();
+            let all: Vec<Vec<f32>> = kinds
+                .iter()
+                .map(|kind| {
+                    let mut ours = before.clone();
+                    kind.pair_sums(&terms, &a, &b, start, relu, out!(&mut ours));
+                    ours
+                })
+                .collect();
+            for (kind, ours) in kinds.iter().zip(&all) {
+                let apart = ours.iter().zip(&expected).fold(0f32, |max, (x, y)| max.max((x - y).abs()));
+                prop_assert!(apart < 2e-5, "{:?}: {}", kind, apart);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the kernels' tests share: repeatable numbers, comparisons, and gradients by two other means.
 
+use super::bf16::Pair;
 use crate::seeded;
 use candle_core::{Device, Shape, Tensor, Var};
 
@@ -13,6 +14,12 @@ pub(super) fn uniform(seed: u64, len: usize) -> Vec<f32> {
 pub(super) fn tensor(seed: u64, shape: impl Into<Shape>) -> Tensor {
     let shape = shape.into();
     Tensor::from_vec(uniform(seed, shape.elem_count()), shape, &Device::Cpu).unwrap()
+}
+
+/// The same numbers rounded to bf16.
+pub(super) fn rounded(tensor: &Tensor) -> Var {
+    let rounded: Vec<f32> = numbers(tensor).into_iter().map(|x| Pair::new(x, 0.0).numbers()[0]).collect();
+    Var::from_vec(rounded, tensor.shape(), &Device::Cpu).unwrap()
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Layers of a network: parameters from [`Parameters`], arithmetic from `kernel`.
 
-use super::net::Mode;
+use super::backbone::Operations;
+use super::net::{How, Mode};
 use super::parameters::{Init, Parameters};
 use crate::error::Result;
 use crate::kernel::{self, GradientSink};
@@ -31,8 +32,21 @@ impl Conv {
         Ok(Self { weight, bias, op })
     }
 
-    pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        self.op.apply(xs, &value(&self.weight, mode), &value(&self.bias, mode))
+    pub(super) fn forward(&self, xs: &Tensor, how: How) -> candle_core::Result<Tensor> {
+        let op = kernel::Conv2d { precision: how.precision, ..self.op };
+        op.apply(xs, &value(&self.weight, how.mode), &value(&self.bias, how.mode))
+    }
+
+    /// Multiplications and additions for an image of `side` pixels or places, and the side of what comes out.
+    pub(super) fn operations(&self, side: usize) -> (Operations, usize) {
+        let kernel::Conv2d { stride, padding, pool, input, .. } = self.op;
+        let kernel = self.weight.dims()[3];
+        let places = (side + 2 * padding).saturating_sub(kernel) / stride + 1;
+        let forward = 2.0 * (places * places * self.weight.elem_count()) as f64;
+        // Images need no gradient.
+        let training = if input == kernel::Input::Images { 2.0 * forward } else { 3.0 * forward };
+        let out = pool.map_or(places, |pool| pool.outputs(places).unwrap_or(0));
+        (Operations { forward, training }, out)
     }
 }
 
@@ -57,7 +71,11 @@ impl Linear {
     fn new(params: &mut Parameters, name: &str, shape: [usize; 2], init: Init, relu: bool) -> Result<Self> {
         let weight = params.add(format!("{name}.weight"), &shape, init)?;
         let bias = params.add(format!("{name}.bias"), &shape[..1], Init::Zero)?;
-        Ok(Self { weight, bias, op: kernel::Linear { relu, sink: Some(GradientSink::default()) } })
+        Ok(Self {
+            weight,
+            bias,
+            op: kernel::Linear { relu, sink: Some(GradientSink::default()), precision: kernel::Precision::F32 },
+        })
     }
 
     /// The weights with the gradient that the last backward pass kept from candle.
@@ -65,8 +83,14 @@ impl Linear {
         Some((&self.weight, self.op.sink.as_ref()?.get()?))
     }
 
-    pub(super) fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        xs.apply_op3(&value(&self.weight, mode), &value(&self.bias, mode), self.op.clone())
+    pub(super) fn forward(&self, xs: &Tensor, how: How) -> candle_core::Result<Tensor> {
+        let op = kernel::Linear { precision: how.precision, ..self.op.clone() };
+        xs.apply_op3(&value(&self.weight, how.mode), &value(&self.bias, how.mode), op)
+    }
+
+    /// Multiplications and additions of a forward pass of an image.
+    pub(super) fn operations(&self) -> f64 {
+        2.0 * self.weight.elem_count() as f64
     }
 }
 

@@ -21,12 +21,14 @@ pub mod weights;
 pub use checkpoint::finished_epochs;
 pub use encode::{Sink, encode, logits};
 pub use finished::{Made, Shorter, epochs_of};
-pub use net::{HashModel, Mode};
-pub use probe::Probe;
+pub use net::{HashModel, How, Mode};
+pub use probe::{Probe, multiply};
 pub use recipe::Recipe;
 pub use record::{Record, Tick};
 pub use selection::{Measure, Selected, Selection};
 pub use train_loop::{Files, Trained, Watch, train, train_selecting};
+
+pub use crate::kernel::{Precision, check_vectors, has_bf16, vectors};
 
 use crate::error::{Error, Kind};
 

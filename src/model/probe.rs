@@ -1,11 +1,12 @@
 //! A network with a batch of noise, to be run again and again: what `hashpipe bench` measures.
 
-use super::backbone::BackboneSpec;
+use super::backbone::{BackboneSpec, Operations};
 use super::loss::{Loss, LossSpec, Sizes, Step};
 use super::net::{HashModel, Mode};
 use super::optim::{Optimizer, OptimizerSpec};
 use super::tensor_error;
 use crate::error::Result;
+use crate::kernel::{Precision, floor};
 use crate::seeded::stream;
 use candle_core::{Device, Tensor};
 
@@ -29,10 +30,10 @@ impl Probe {
     ///
     /// # Errors
     /// If backbone, bits and side make no network.
-    pub fn new(backbone: &BackboneSpec, bits: usize, side: usize, batch: usize) -> Result<Self> {
+    pub fn new(backbone: &BackboneSpec, bits: usize, side: usize, batch: usize, precision: Precision) -> Result<Self> {
         let device = Device::Cpu;
         backbone.builder().check(side)?;
-        let model = HashModel::seeded(backbone, bits, side, 1, &device)?;
+        let model = HashModel::seeded(backbone, bits, side, 1, &device)?.in_precision(precision);
         let loss = LossSpec::HashNet(Default::default());
         let loss = loss.builder().build(Sizes { images: batch, classes: CLASSES, bits })?;
         let sgd: OptimizerSpec =
@@ -52,6 +53,11 @@ impl Probe {
         self.model.forward(&self.images, Mode::Eval).map(drop).map_err(tensor_error)
     }
 
+    /// Multiplications and additions of one image.
+    pub fn operations(&self) -> Operations {
+        self.model.operations()
+    }
+
     /// One training step.
     pub fn train(&mut self) -> Result<()> {
         self.step().map_err(tensor_error)
@@ -64,4 +70,9 @@ impl Probe {
         // No update at all would be optimised for; one that matters could make the weights anything.
         self.optimizer.step(&self.model.backward(&loss)?, 1e-6)
     }
+}
+
+/// Multiplications and additions that this thread pool does of nothing else, in some milliseconds; returns how many.
+pub fn multiply(precision: Precision) -> f64 {
+    floor::multiply(precision)
 }

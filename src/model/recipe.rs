@@ -6,6 +6,7 @@ use super::optim::OptimizerSpec;
 use super::schedule::ScheduleSpec;
 use crate::dataset::Examples;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::Precision;
 use serde::Serialize;
 
 /// Everything about a training but its data and first weights.
@@ -25,6 +26,9 @@ pub struct Recipe {
     pub crop: bool,
     /// Mirror half of the images.
     pub flip: bool,
+    /// What products round their factors to.
+    #[serde(skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
 }
 
 impl Recipe {

@@ -179,6 +179,7 @@ impl<'a> Training<'a> {
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
         let loss = recipe.loss.builder().build(sizes)?;
         let optimizer = recipe.optimizer.builder().build(model.parameters())?;
+        let model = model.in_precision(recipe.precision);
         let (records, checkpoint, best, unused, refused) = (vec![], None, vec![], vec![], None);
         Ok(Self { data, model, loss, optimizer, records, checkpoint, best, unused, extended: 0, refused })
     }
@@ -334,6 +335,7 @@ fn state_of(file: &TensorFile, prefix: &str) -> Result<Vec<(String, Tensor)>> {
 pub(super) mod tests {
     use super::*;
     use crate::image::Transform;
+    use crate::kernel::Precision;
     use crate::model::testing::Shapes;
     use crate::model::weights::{Card, save};
     use tempfile::TempDir;
@@ -356,6 +358,7 @@ pub(super) mod tests {
             schedule: serde_json::from_str(r#"{"name": "step", "every": 2}"#).unwrap(),
             crop: true,
             flip: false,
+            precision: Precision::F32,
         }
     }
 
@@ -535,6 +538,9 @@ pub(super) mod tests {
         let one = trained(&recipe(), 1);
         assert!(one == trained(&recipe(), 3));
         assert!(one != trained(&Recipe { seed: 8, ..recipe() }, 1));
+        let bf16 = Recipe { precision: Precision::Bf16, ..recipe() };
+        let rounded = trained(&bf16, 1);
+        assert!(rounded == trained(&bf16, 3) && rounded != one);
     }
 
     #[test]

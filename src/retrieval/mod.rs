@@ -37,8 +37,8 @@ pub use engine::{Engine, Neighbour};
 pub use file::{Header, Provenance, map, read, write};
 pub use labels::{Labels, Relevance};
 pub use measure::{
-    AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, QueryResult,
-    RadiusPoint, Spread, Summary, Wanted, evaluate,
+    AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt,
+    QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate,
 };
 pub use popcount::{instructions, popcount_floor, popcount_pass};
 pub use refusal::Refusal;

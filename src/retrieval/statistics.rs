@@ -7,7 +7,7 @@
 //! eigenvalues. It is m for m uncorrelated bits and 1 for m copies of one. Bits that never change have no correlation
 //! and are left out of C.
 //!
-//! Correlations come from counts of codes in which two bits are both 1, so they are exact up to one division.
+//! Zeros of ternary codes count as 0 here, like -1, but for buckets. Correlations come from counts of codes in which two bits are both 1, so they are exact up to one division.
 
 use super::Codes;
 use rayon::prelude::*;
@@ -157,8 +157,11 @@ fn correlate(columns: &[Vec<u64>], ones: &[u64], changing: &[usize], count: usiz
 
 impl Buckets {
     fn of(codes: &Codes) -> Self {
-        let mut sizes: HashMap<&[u64], usize> = HashMap::new();
-        (0..codes.len()).for_each(|i| *sizes.entry(codes.code(i)).or_default() += 1);
+        // Ternary codes are equal if their zeros are, too.
+        let width = codes.words_per_code();
+        let zeros = |i: usize| codes.zeros().get(i * width..(i + 1) * width);
+        let mut sizes: HashMap<(&[u64], Option<&[u64]>), usize> = HashMap::new();
+        (0..codes.len()).for_each(|i| *sizes.entry((codes.code(i), zeros(i))).or_default() += 1);
         // How many buckets there are of each size: sums over it do not depend on the order of a hash map.
         let mut by_size: BTreeMap<usize, usize> = BTreeMap::new();
         sizes.values().for_each(|size| *by_size.entry(*size).or_default() += 1);

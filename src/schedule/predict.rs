@@ -66,7 +66,7 @@ fn by_speed(plan: &Plan, known: &Known, store: &Store, speeds: &BTreeMap<String,
             Network::Of(_) => return None,
         },
     };
-    let speed = speeds.get(&work.pass.speed_of(&network))?;
+    let speed = speeds.get(&work.pass.speed_of(&network, work.precision))?;
     let (lister, port) = maker(&work.list)?;
     let list = known.attempts(&lister.name).iter().rev().find(|attempt| attempt.end == End::Done)?.outputs.get(port)?;
     let images = images_in(&store.object_path(list)).ok()?;

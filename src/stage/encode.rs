@@ -2,10 +2,10 @@
 
 use super::contract::{agree, readable};
 use super::shelf::{Part, Parts, Shelf};
-use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work, prepared};
+use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work, prepared, tell_precision};
 use crate::dataset::List;
 use crate::error::Result;
-use crate::model::{self, weights};
+use crate::model::{self, Precision, weights};
 use crate::retrieval::{self, Codes, Header, Provenance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ pub(super) struct Encode {
     #[serde(default = "batch")]
     #[schemars(range(min = 1, max = 65_536))]
     batch: usize,
+    /// What products of the network below the hash layer round their factors to; few bits of the codes differ.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    precision: Precision,
 }
 
 fn batch() -> usize {
@@ -48,14 +51,15 @@ impl Stage for Encode {
 
     fn work(&self) -> Option<Work> {
         let network = Network::Of(self.model.clone());
-        Some(Work { pass: Pass::Forward, network, list: self.list.clone(), rounds: 1.0 })
+        Some(Work { pass: Pass::Forward, network, list: self.list.clone(), rounds: 1.0, precision: self.precision })
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let card = weights::card(cx.path(&self.model)?)?;
         let list = List::read(cx.path(&self.list)?)?;
         let (shards, model) = (cx.shards().to_path_buf(), cx.digest(&self.model)?.to_string());
-        let shelf = Shelf::new(&shards, cx.output("part.tmp"), Self::VERSION, &model, &card)?;
+        let shelf =
+            Shelf::new(&shards, cx.output("part.tmp"), Self::VERSION, &model, &card)?.of_precision(self.precision);
         let mut parts = Parts::gather(&list, &shelf, &mut |warning| cx.warn(warning))?;
         step(cx, &parts)?;
         if parts.encoded + parts.reused < list.len() {
@@ -94,7 +98,9 @@ impl Encode {
     /// Encodes the images of the parts that are not there.
     fn encode(&self, cx: &mut Ctx, list: &List, parts: &mut Parts) -> anyhow::Result<()> {
         let device = cx.device()?;
+        tell_precision(cx, self.precision);
         let (network, card) = weights::load(cx.path(&self.model)?, &device)?;
+        let network = network.in_precision(self.precision);
         // Parts outlive a task that fails, and are believed for this digest.
         cx.check_unchanged(&self.model)?;
         let images = prepared::open(cx, list.clone(), &self.list, self.prepared.as_ref(), card.transform)?;
@@ -244,6 +250,10 @@ mod tests {
         desk.list("list", &items);
         let after = encode(&desk);
         assert!(encoded(&after) == 0 && codes(&after) == codes(&before));
+
+        let bf16 = || run(desk.job("encode", json!({ "model": "model", "list": "list", "precision": "bf16" }))).ok();
+        assert_eq!((encoded(&bf16()), encoded(&bf16())), (IMAGES as usize, 0));
+        assert_eq!(encoded(&encode(&desk)), 0, "those of f32 are still there");
 
         desk.model("model", 16, 2);
         assert_eq!(encoded(&encode(&desk)), IMAGES as usize);

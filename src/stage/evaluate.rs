@@ -3,17 +3,18 @@
 use super::contract::{agree, broken, readable};
 use super::protocol::Protocol;
 use super::{Ctx, Describe, Ref, Stage};
+use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::dataset::{self, List};
 use crate::error::{Error, Result};
-use crate::retrieval::{self, Codes, Evaluation, Labels, Relevance, Wanted};
+use crate::per_query::{Form, PerQuery};
+use crate::retrieval::{self, Codes, Labels, Relevance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::io::{BufWriter, Write as _};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Measures retrieval: mAP@k in two definitions with what ties are worth, NDCG, precision and recall, lookups, and the
-/// chance level.
+/// Measures retrieval: mAP@k in the reference's definition and stricter ones, each with its interval; curves, lookups,
+/// classes; what the codes are like; and all of it query by query.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Evaluate {
@@ -31,6 +32,40 @@ pub(super) struct Evaluate {
     /// What happens when a query is in the database, or more ranks should count than there are images.
     #[serde(default)]
     protocol: Protocol,
+    /// Whether a query that is in the database, by content, is taken out of its own ranking. Both figures are told.
+    #[serde(default, skip_serializing_if = "is_no")]
+    exclude_self: bool,
+    /// How many of the nearest images of each query are listed in its results, by position in the database list.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    retrieved: usize,
+    /// How the results of each query are written.
+    #[serde(default, skip_serializing_if = "Written::is_default")]
+    form: Written,
+}
+
+/// How the results of each query are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Written {
+    /// A line of JSON for each.
+    #[default]
+    Jsonl,
+    /// A Parquet file.
+    Parquet,
+}
+
+impl Written {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn is_no(yes: &bool) -> bool {
+    !yes
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What counts as found.
@@ -39,14 +74,12 @@ const RELEVANT: &str = "query and database image share at least one label";
 const TIES: &str = "in database order";
 const AVERAGE_PRECISION: &str = "mean precision at the hits within the first k; 0 without a hit";
 const DISTANCE: &str = "number of bits that differ";
-/// The k of mAP@k and NDCG@k that are told beside the one asked for; and the whole database.
-const OTHER_CUTS: [usize; 2] = [100, 1000];
-/// A difference between mAP in database order and its mean over all orders that is worth a warning.
-const TIES_MATTER: f64 = 1e-3;
+/// The k of mAP@k and NDCG@k that are told beside the one asked for; 0 is the whole database.
+const OTHER_CUTS: [usize; 3] = [100, 1000, 0];
 
 impl Describe for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "Measure how well query codes find their like in a database";
 }
 
@@ -56,7 +89,8 @@ impl Stage for Evaluate {
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {
-        vec![("result", "result.json"), ("per_query", "per_query.jsonl")]
+        let name = if self.form == Written::Parquet { "per_query.parquet" } else { "per_query.jsonl" };
+        vec![("result", "result.json"), ("per_query", name)]
     }
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
@@ -78,63 +112,43 @@ impl Stage for Evaluate {
         self.judge(cx, leaked.as_ref(), database.len())?;
         let total = queries.len() as u64;
         let (query_labels, database_labels) = (labels(&query_images)?, labels(&images)?);
+        let same = dataset::same_images(&query_images, &images);
         let relevance = Relevance::shared_class(&query_labels, &database_labels)?;
-        let wanted = Wanted::all(&[&OTHER_CUTS[..], &[k, database.len()]].concat());
-        let found = retrieval::evaluate(&queries, &database, relevance, &wanted, |done| {
-            cx.step(done as u64, total, || "queries".into())
-        })?;
-        let main = main_cut(&found, k)?;
-        let map = found.summary.map[main];
+        let (top_k, exclude_self, retrieved) = ([self.top_k], self.exclude_self, self.retrieved);
+        let same = &same;
+        let asked =
+            Asked { top_k: &top_k, also: &OTHER_CUTS, same, exclude_self, retrieved, resamples: RESAMPLES, seed: 0 };
+        let sides = Sides { queries: &queries, database: &database, relevance };
+        let found = assess(sides, asked, |done| cx.step(done as u64, total, || "queries".into()))?;
+        let metric = self.report(cx, &found, same.len())?;
 
-        // The name says what was asked for, so that a smaller database does not make another metric of it.
-        let at = if self.top_k == 0 { "mAP@all".to_string() } else { format!("mAP@{}", self.top_k) };
-        cx.metric(&at, map.by_hits.stable);
-        cx.metric("chance", found.summary.chance);
-        let (stable, expected) = (map.by_hits.stable, map.by_hits.expected);
-        if (stable - expected).abs() > TIES_MATTER {
-            cx.warn(format!(
-                "{at} is {stable:.4} with ties in database order, and {expected:.4} on average over their orders: the \
-                 database's order moves it; compare `value_expected_over_ties`"
-            ));
-        }
         let digest = self.protocol_digest(cx, k)?;
         cx.fact("protocol", digest.clone());
-        let result = json!({
-            "metric": at,
-            "value": map.by_hits.stable,
-            "value_min_rk": map.by_ideal.stable,
-            "value_expected_over_ties": map.by_hits.expected,
-            "chance": found.summary.chance,
-            "metrics": metrics(&found, classes),
-            "protocol": {
-                "digest": digest,
-                "bits": queries.bits(),
-                "queries": queries.len(),
-                "database": database.len(),
-                "k": k,
-                "relevant": RELEVANT,
-                "distance": DISTANCE,
-                "ties": TIES,
-                "average_precision": AVERAGE_PRECISION,
-                "queries_in_database": leaked,
-                "query_list": cx.digest(&self.query_list)?,
-                "database_list": cx.digest(&self.database_list)?,
-                "query_codes": cx.digest(&self.query_codes)?,
-                "database_codes": cx.digest(&self.database_codes)?,
-            },
-            "notes": {
-                "value_min_rk": "divided by min(relevant in the database, k) instead of by the hits found",
-                "value_expected_over_ties": "the mean over all orders of equally distant images",
-                "stable, expected, worst, best": "with ties in database order; mean, least and greatest over all orders",
-                "by_hits, by_ideal": "divided by the hits within the first k; by min(relevant in the database, k)",
-                "ndcg, curve": "means over all orders of equally distant images; the gain of n shared labels is 2^n - 1",
-                "lookup, by_radius": "images within so many bits; a query that finds none has precision 0",
-                "chance": "mean share of the database that is relevant: the precision of a random ranking",
-            },
+        let mut result = found.to_json(exclude_self);
+        result["metric"] = json!(metric);
+        name_classes(&mut result["metrics"], classes);
+        result["protocol"] = json!({
+            "digest": digest,
+            "bits": queries.bits(),
+            "queries": queries.len(),
+            "database": database.len(),
+            "k": k,
+            "relevant": RELEVANT,
+            "distance": DISTANCE,
+            "ties": TIES,
+            "average_precision": AVERAGE_PRECISION,
+            "queries_in_database": leaked,
+            "exclude_self": exclude_self,
+            "query_list": cx.digest(&self.query_list)?,
+            "database_list": cx.digest(&self.database_list)?,
+            "query_codes": cx.digest(&self.query_codes)?,
+            "database_codes": cx.digest(&self.database_codes)?,
         });
+        result["notes"] = notes();
         let path = cx.output("result");
         std::fs::write(&path, format!("{result:#}\n")).map_err(|e| Error::io("write", &path, &e))?;
-        per_query(cx, &found, main)?;
+        let form = if self.form == Written::Parquet { Form::Parquet } else { Form::JsonLines };
+        found.per_query.write(&cx.output("per_query"), form)?;
         Ok(())
     }
 
@@ -149,30 +163,29 @@ impl Stage for Evaluate {
         agree("result", "database", result["protocol"]["database"].to_string(), database.to_string())?;
         let k = result["protocol"]["k"].as_u64().filter(|k| (1..=database as u64).contains(k));
         let k = k.ok_or_else(|| broken("result", format!("k is {}", result["protocol"]["k"])))?;
-        let lines = read_json("per_query", &cx.output("per_query"))?;
+        let lines = readable("per_query", PerQuery::rows(&cx.output("per_query")))?;
         agree("per_query", "lines", lines.len(), queries)?;
         lines.iter().try_for_each(|line| check_query(line, k, database as u64))
     }
 }
 
 /// The numbers of one query must make sense together.
-fn check_query(line: &Value, k: u64, database: u64) -> Result<()> {
-    for name in ["ap", "ap_min_rk", "expected_ap"] {
-        in_range("per_query", name, &line[name])?;
+fn check_query(line: &Map<String, Value>, k: u64, database: u64) -> Result<()> {
+    let value = |name: &str| line.get(name).unwrap_or(&Value::Null);
+    for name in ["ap", "ap_min_rk", "expected_ap", "expected_ap_min_rk", "worst_ap", "best_ap"] {
+        in_range("per_query", name, value(name))?;
     }
+    let query = value("query");
     let count = |name: &str, most: u64| {
-        let value = line[name].as_u64().filter(|count| *count <= most);
-        value.ok_or_else(|| broken("per_query", format!("`{name}` of query {} is {}", line["query"], line[name])))
+        let found = value(name).as_u64().filter(|count| *count <= most);
+        found.ok_or_else(|| broken("per_query", format!("`{name}` of query {query} is {}", value(name))))
     };
     let relevant = count("relevant", database)?;
     let hits = count("hits", k.min(relevant))?;
-    match line["first_hit"].as_u64() {
+    match value("first_hit").as_u64() {
         None if hits == 0 => Ok(()),
         Some(rank) if hits > 0 && (1..=k).contains(&rank) => Ok(()),
-        _ => Err(broken(
-            "per_query",
-            format!("query {}: {hits} hits, the first at {}", line["query"], line["first_hit"]),
-        )),
+        _ => Err(broken("per_query", format!("query {query}: {hits} hits, the first at {}", value("first_hit")))),
     }
 }
 
@@ -194,6 +207,28 @@ fn read_json(output: &str, path: &Path) -> Result<Vec<Value>> {
 }
 
 impl Evaluate {
+    /// Tells the figures, their intervals, and what is wrong with them; gives the name of the main one.
+    fn report(&self, cx: &mut Ctx, found: &Assessment, inside: usize) -> Result<String> {
+        // The name says what was asked for, so that a smaller database does not make another metric of it.
+        let metric = metric_name(self.top_k);
+        cx.metric(&metric, found.value());
+        if let Some(other) = found.other_value() {
+            cx.metric(format!("{metric} {} self", if self.exclude_self { "with" } else { "without" }), other);
+        }
+        cx.metric("chance", found.evaluation.summary.chance);
+        if let Some(interval) = found.intervals.value {
+            let intervals = json!({ &metric: { "low": interval.low, "high": interval.high } });
+            cx.fact("intervals", intervals.to_string());
+        }
+        if self.exclude_self && inside == 0 {
+            cx.warn("`exclude_self` takes nothing out: no query is in the database, by content");
+        }
+        if let Some(warning) = found.tie_warning(&metric) {
+            cx.warn(warning);
+        }
+        Ok(metric)
+    }
+
     /// Warns of what makes the figure mean something else than it says, or refuses it.
     fn judge(&self, cx: &mut Ctx, leaked: Option<&String>, database: usize) -> Result<()> {
         // Of lists made together, the stage that made them has warned.
@@ -204,15 +239,17 @@ impl Evaluate {
         let told = together && self.protocol == Protocol::Published;
         let short = (self.top_k > database)
             .then(|| format!("`top_k` is {}, but the database has {database} images: all of them count", self.top_k));
-        let breaches: Vec<String> = leaked.filter(|_| !told).cloned().into_iter().chain(short).collect();
+        let leaks = leaked.filter(|_| !told && !self.exclude_self).cloned();
+        let breaches: Vec<String> = leaks.into_iter().chain(short).collect();
         self.protocol.judge(cx, &breaches)
     }
 
     /// Names what a figure was measured on and how. Figures of different names must not be compared.
     fn protocol_digest(&self, cx: &Ctx, k: usize) -> Result<String> {
         let k = k.to_string();
+        let excluded = self.exclude_self.then_some(("self", "excluded"));
         let mut hasher = blake3::Hasher::new_derive_key("hashpipe 2026-11 protocol v1");
-        for (name, value) in [
+        let rules = [
             ("query_list", cx.digest(&self.query_list)?),
             ("database_list", cx.digest(&self.database_list)?),
             ("k", &k),
@@ -220,7 +257,8 @@ impl Evaluate {
             ("distance", DISTANCE),
             ("ties", TIES),
             ("average_precision", AVERAGE_PRECISION),
-        ] {
+        ];
+        for (name, value) in rules.into_iter().chain(excluded) {
             for text in [name, value] {
                 hasher.update(&(text.len() as u64).to_le_bytes());
                 hasher.update(text.as_bytes());
@@ -263,49 +301,29 @@ fn shortened(names: &[String]) -> String {
     format!("{}{more}", names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "))
 }
 
-/// Where the k that was asked for stands among those that were measured.
-fn main_cut(found: &Evaluation, k: usize) -> Result<usize> {
-    let at = found.wanted.map_at.iter().position(|&cut| cut == k);
-    at.ok_or_else(|| Error::data(format!("mAP@{k} was not measured")))
-}
-
-/// All means, classes by name.
-fn metrics(found: &Evaluation, classes: &[String]) -> Value {
-    let mut metrics = json!(found.summary);
+/// Puts the names of classes in the place of their numbers.
+fn name_classes(metrics: &mut Value, classes: &[String]) {
     for class in metrics["per_class"].as_array_mut().into_iter().flatten() {
         let name = class["class"].as_u64().and_then(|class| classes.get(class as usize));
         class["class"] = json!(name);
     }
-    metrics
 }
 
-/// One line of JSON per query.
-fn per_query(cx: &Ctx, found: &Evaluation, main: usize) -> Result<()> {
-    let path = cx.output("per_query");
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(std::fs::File::create(&path)?);
-        for (number, query) in found.per_query.iter().enumerate() {
-            let ap = &query.ap[main];
-            let line = json!({
-                "query": number,
-                "ap": ap.by_hits.stable,
-                "ap_min_rk": ap.by_ideal.stable,
-                "expected_ap": ap.by_hits.expected,
-                "worst_ap": ap.by_hits.worst,
-                "best_ap": ap.by_hits.best,
-                "expected_ap_min_rk": ap.by_ideal.expected,
-                "hits": ap.hits,
-                // Beyond k it is no hit of this ranking.
-                "first_hit": query.first_hit.filter(|_| ap.hits > 0),
-                "relevant": query.relevant,
-                "within_2_bits": query.lookup.map(|ball| ball.items),
-                "relevant_within_2_bits": query.lookup.map(|ball| ball.relevant),
-            });
-            writeln!(file, "{line}")?;
-        }
-        file.flush()
-    };
-    write().map_err(|e| Error::io("write", &path, &e))
+/// What the values mean.
+fn notes() -> Value {
+    json!({
+        "value_min_rk": "divided by min(relevant in the database, k) instead of by the hits found",
+        "value_expected_over_ties": "the mean over all orders of equally distant images",
+        "stable, expected, worst, best": "with ties in database order; mean, least and greatest over all orders",
+        "by_hits, by_ideal": "divided by the hits within the first k; by min(relevant in the database, k)",
+        "ndcg, curve": "means over all orders of equally distant images; the gain of n shared labels is 2^n - 1",
+        "lookup, by_radius": "images within so many bits; a query that finds none has precision 0",
+        "distances": "pairs of a query and a database image at each distance, by whether they share a class",
+        "with_self, without_self": "the same with the queries in the database left there, or taken out",
+        "intervals": "95 %, bootstrap over queries, percentiles",
+        "chance": "mean share of the database that is relevant: the precision of a random ranking",
+        "effective_bits": "tr(C)^2 / tr(C^2) of the correlation matrix C of all bits that change",
+    })
 }
 
 #[cfg(test)]
@@ -336,6 +354,11 @@ mod tests {
 
     fn evaluate(desk: &Desk, top_k: usize) -> Ended {
         desk.run("evaluate", params(top_k, "published")).ok()
+    }
+
+    /// All but that ties make the figure, which so few codes hardly avoid.
+    fn warnings(ended: &Ended) -> Vec<&str> {
+        ended.warnings().into_iter().filter(|warning| !warning.contains("orders of ties")).collect()
     }
 
     fn result(ended: &Ended) -> Value {
@@ -370,14 +393,9 @@ mod tests {
     #[test]
     fn queries_in_the_database_and_ranks_beyond_it_are_breaches() {
         let desk = desk();
-        // So few images tie often; what that is worth is another warning.
-        let breaches = |ended: &Ended| -> Vec<String> {
-            let warnings = ended.warnings().iter().map(ToString::to_string);
-            warnings.filter(|warning| !warning.contains("ties in database order")).collect()
-        };
-        assert_eq!(breaches(&evaluate(&desk, 30)), [""; 0]);
+        assert_eq!(warnings(&evaluate(&desk, 30)), [""; 0]);
         let beyond = "`top_k` is 31, but the database has 30 images: all of them count";
-        assert_eq!(breaches(&evaluate(&desk, 31)), [beyond]);
+        assert_eq!(warnings(&evaluate(&desk, 31)), [beyond]);
         let strict = desk.run("evaluate", params(31, "strict"));
         assert_eq!((strict.error().kind(), strict.error().message()), (Kind::Contract, beyond));
 
@@ -387,9 +405,38 @@ mod tests {
         let leak =
             "1 of 9 queries are in the database, by content: each finds itself (`query/8.bmp` as `database/8.bmp`)";
         let ended = evaluate(&desk, 5);
-        assert_eq!(breaches(&ended), [leak]);
-        assert_eq!(result(&ended)["protocol"]["queries_in_database"], leak);
+        let told = &result(&ended)["protocol"]["queries_in_database"];
+        assert_eq!((warnings(&ended), told), (vec![leak], &leak.into()));
         assert_eq!(desk.run("evaluate", params(5, "strict")).error().message(), leak);
+    }
+
+    #[test]
+    fn a_query_in_the_database_is_told_of_or_taken_out() {
+        let desk = desk();
+        desk.list("query", &desk.pictures(0..12, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        let with = evaluate(&desk, 5);
+        let mut asked = params(5, "strict");
+        (asked["exclude_self"], asked["retrieved"], asked["form"]) = (true.into(), 4.into(), "parquet".into());
+        let without = desk.run("evaluate", asked.clone()).ok();
+        let (told, other) = (result(&with), result(&without));
+        assert_eq!((&told["without_self"]["value"], &other["with_self"]["value"]), (&other["value"], &told["value"]));
+        assert!(told["value"].as_f64() > other["value"].as_f64(), "{} {}", told["value"], other["value"]);
+        assert_ne!(with.fact("protocol"), without.fact("protocol"));
+        // Queries 8 to 11 are database images 0 to 3, and are not among their own neighbours.
+        asked["form"] = "jsonl".into();
+        let lines = String::from_utf8(desk.run("evaluate", asked.clone()).ok().bytes("per_query")).unwrap();
+        for (query, line) in lines.lines().enumerate() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let retrieved = line["retrieved"].as_array().unwrap();
+            assert!(retrieved.len() == 4 && !retrieved.contains(&json!(query as i64 - 8)), "{line}");
+        }
+        desk.list("query", &desk.pictures(0..8, "query"));
+        let codes = desk.run("encode", json!({ "model": "model", "list": "query" })).ok();
+        std::fs::copy(codes.path("codes"), desk.path("query codes")).unwrap();
+        let nothing = "`exclude_self` takes nothing out: no query is in the database, by content";
+        assert_eq!(warnings(&desk.run("evaluate", asked).ok()), [nothing]);
     }
 
     #[test]

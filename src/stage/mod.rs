@@ -30,6 +30,7 @@ pub use registry::{Kind, Parsed, STAGES, find};
 
 use crate::error::{Error, Result};
 use crate::model::backbone::BackboneSpec;
+use crate::model::{Precision, has_bf16, vectors};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -175,6 +176,7 @@ pub struct Work {
     pub list: Ref,
     /// Times every image is seen.
     pub rounds: f64,
+    pub precision: Precision,
 }
 
 /// What is done with an image.
@@ -193,9 +195,10 @@ pub enum Network {
 
 impl Pass {
     /// What a speed is kept under that was measured of a network.
-    pub fn speed_of(self, network: &str) -> String {
+    pub fn speed_of(self, network: &str, precision: Precision) -> String {
         let word = if self == Self::Forward { "forward" } else { "train" };
-        format!("{word} {network}")
+        let precision = if precision.is_default() { String::new() } else { format!(" in {}", precision.name()) };
+        format!("{word} {network}{precision}")
     }
 }
 
@@ -203,6 +206,17 @@ impl Pass {
 pub fn network_name(backbone: &BackboneSpec, side: usize) -> String {
     let backbone = serde_json::to_string(backbone).expect("parameters are plain data");
     format!("{backbone} of {side} pixels")
+}
+
+/// Warns where bf16 gains nothing.
+fn tell_precision(cx: &mut Ctx, precision: Precision) {
+    if precision == Precision::Bf16 && !has_bf16() {
+        let vectors = vectors(precision);
+        cx.warn(format!(
+            "bf16 is emulated with {vectors}, as this processor has neither AMX nor AVX-512-BF16: `precision = \"f32\"` \
+             is about as fast and more precise"
+        ));
+    }
 }
 
 /// How many images a list names.

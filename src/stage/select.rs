@@ -128,10 +128,10 @@ impl Judge<'_> {
         let database = self.encode(cx, network, &self.database.0, images, total)?;
         let top_k = if self.select.top_k == 0 { usize::MAX } else { self.select.top_k };
         let relevance = Relevance::shared_class(&self.queries.1, &self.database.1)?;
-        let wanted = Wanted::map_only(&[top_k]);
-        let measured = retrieval::evaluate::<Error>(&queries, &database, relevance, &wanted, |_| {
-            if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
-        })?;
+        let measured =
+            retrieval::evaluate::<Error>(&queries, &database, relevance, &Wanted::map_only(&[top_k]), |_| {
+                if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
+            })?;
         Ok(measured.summary.map.first().map_or(0.0, |map| map.by_hits.stable))
     }
 

@@ -11,6 +11,7 @@
 
 use crate::dataset::{Item, List};
 use crate::error::{Error, Result};
+use crate::model::Precision;
 use crate::model::weights::Card;
 use crate::retrieval::{self, Codes, Header, Provenance};
 use std::fs::{self, File};
@@ -30,6 +31,7 @@ pub(super) struct Shelf<'a> {
     version: u32,
     model: String,
     transform: String,
+    precision: Precision,
 }
 
 /// Codes of some images, and how many outputs were exactly 0.
@@ -49,15 +51,29 @@ impl<'a> Shelf<'a> {
     /// `model` is the digest of the model's file; `aside` is a file that nobody else writes.
     pub(super) fn new(folder: &'a Path, aside: PathBuf, version: u32, model: &str, card: &Card) -> Result<Self> {
         let transform = card.transform_digest()?;
-        Ok(Self { folder, aside, bits: card.bits, version, model: model.to_string(), transform })
+        Ok(Self {
+            folder,
+            aside,
+            bits: card.bits,
+            version,
+            model: model.to_string(),
+            transform,
+            precision: Precision::F32,
+        })
+    }
+
+    /// The same for codes that are made in this precision.
+    pub(super) fn of_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The name of a part.
     fn name(&self, images: &[Item]) -> String {
         let (version, bits) = (self.version.to_string(), self.bits.to_string());
         let of_model = [version.as_str(), &self.model, &self.transform, &bits];
+        let precision = (!self.precision.is_default()).then(|| self.precision.name());
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
-        for text in of_model.into_iter().chain(images.iter().map(|image| image.digest.as_str())) {
+        for text in of_model.into_iter().chain(precision).chain(images.iter().map(|image| image.digest.as_str())) {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         }

@@ -2,7 +2,9 @@
 
 use super::contract::{agree, readable};
 use super::select::Select;
-use super::{Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared};
+use super::{
+    Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared, tell_precision,
+};
 use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::image::Transform;
@@ -10,7 +12,7 @@ use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Files, Made, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
+use crate::model::{self, Files, Made, Precision, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,9 @@ pub(super) struct Train {
     /// How training images are varied.
     #[serde(default)]
     augment: Augmentation,
+    /// What products of the network below the hash layer round their factors to.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    precision: Precision,
     /// Which epoch is kept; without it, the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     select: Option<Select>,
@@ -131,7 +136,13 @@ impl Stage for Train {
 
     fn work(&self) -> Option<Work> {
         let network = Network::Known(network_name(&self.backbone, self.transform.crop as usize));
-        Some(Work { pass: Pass::Train, network, list: self.list.clone(), rounds: self.epochs as f64 })
+        Some(Work {
+            pass: Pass::Train,
+            network,
+            list: self.list.clone(),
+            rounds: self.epochs as f64,
+            precision: self.precision,
+        })
     }
 
     fn varies(&self) -> Vec<&'static str> {
@@ -173,6 +184,7 @@ impl Stage for Train {
         let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
+        tell_precision(cx, self.precision);
         let shared = RefCell::new(&mut *cx);
         let mut measure = |network: &model::HashModel| match &judge {
             Some(judge) => judge.measure(&shared, network),
@@ -227,6 +239,7 @@ impl Train {
             schedule: self.schedule.clone(),
             crop: self.augment.crop,
             flip: self.augment.flip,
+            precision: self.precision,
         }
     }
 
@@ -353,6 +366,43 @@ mod tests {
         let anew = run(damaged).ok();
         assert!(anew.warnings()[0].contains("could not be gone on with, this one began anew"), "{:?}", anew.warnings());
         assert!(anew.fact("extended").is_none() && anew.bytes("model") == whole.bytes("model"));
+    }
+
+    #[test]
+    fn an_epoch_may_be_chosen_by_other_images() {
+        let desk = desk();
+        desk.list("validation", &desk.pictures(40..60, "validation"));
+        let with = |select: Value| {
+            let mut params = params(4);
+            params["select"] = select;
+            run(desk.job("train", params))
+        };
+        let chosen = with(json!({ "query": "validation", "database": "list", "every": 2, "top_k": 5 })).ok();
+        assert_eq!(chosen.warnings(), [""; 0]);
+        let told = chosen.fact("selected").unwrap();
+        assert!(told.contains(" of 4: mAP@5 ") && told.ends_with(" on `validation`, on a validation list"), "{told}");
+        let measured: Vec<bool> = log(&chosen).iter().map(|line| line["selection"].is_f64()).collect();
+        assert_eq!(measured, [false, true, false, true]);
+        assert!(!chosen.path("state").exists(), "it cannot be made longer");
+        // Every epoch measured on the same codes: the first of the best is kept, which is that of so many epochs.
+        let best = |log: &[Value]| {
+            let value = |line: &Value| line["selection"].as_f64().unwrap_or(-1.0);
+            log.iter().fold((0, -1.0), |best, line| {
+                if value(line) > best.1 { (line["epoch"].as_u64().unwrap() as usize, value(line)) } else { best }
+            })
+        };
+        let epoch = best(&log(&chosen)).0;
+        assert!(told.starts_with(&format!("epoch {epoch} of 4")), "{told}");
+        assert!(chosen.bytes("model") == train(&desk, epoch).bytes("model"));
+
+        let on_test = with(json!({ "query": "validation", "database": "list", "on": "test" })).ok();
+        assert!(on_test.warnings()[0].contains("figures are best-on-test"), "{:?}", on_test.warnings());
+        assert!(on_test.fact("selected").unwrap().ends_with("best on test"));
+        let learnt = with(json!({ "query": "list", "database": "list" })).ok();
+        assert!(learnt.warnings()[0].contains("40 of 40 queries are training images"), "{:?}", learnt.warnings());
+        desk.list("nothing", &[]);
+        let nothing = with(json!({ "query": "nothing", "database": "list" }));
+        assert_eq!(nothing.error().message(), "`nothing` is empty");
     }
 
     #[test]

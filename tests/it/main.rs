@@ -4,6 +4,8 @@
 mod bad_input;
 /// What the machine can do, and what comes of knowing it.
 mod bench;
+/// Codes that no pipeline made: measured, searched, compared.
+mod codes;
 /// What the commands show, and the pipelines that are shipped.
 mod commands;
 /// Runs that are stopped in the middle, and go on as if they had not been.

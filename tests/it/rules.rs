@@ -118,12 +118,13 @@ fn what_is_registered_is_well_formed_and_used() {
 
 /// Every task of the shipped pipelines.
 fn tasks() -> Vec<Task> {
-    let files = ["shapes.toml", "coco_lite.toml", "coco_all_bits.toml", "cifar10.toml", "commands.toml"];
-    let plan = |file: &str| {
-        let request = Request { file: root().join("pipelines").join(file), ..Request::default() };
+    let folder = std::fs::read_dir(root().join("pipelines")).unwrap().map(|entry| entry.unwrap().path());
+    let files = folder.filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    let plan = |file: PathBuf| {
+        let request = Request { file, ..Request::default() };
         Plan::new(&Config::load(&request).unwrap()).unwrap_or_else(|e| panic!("{}", e.render("error")))
     };
-    files.into_iter().flat_map(|file| plan(file).tasks).collect()
+    files.flat_map(|file| plan(file).tasks).collect()
 }
 
 /// Contents of the right form: every reference has a digest of its own.

@@ -1,15 +1,17 @@
 //! `name = "files"`: three list files of the field, as HashNet and its followers publish them.
 
 use super::rows::{self, Rows};
-use super::{Digests, OnError, Progress, Source, Splits, verify};
-use crate::dataset::{Item, Location};
-use crate::error::{Error, Place, Result};
+use super::{OnError, Progress, Source, Splits, listed, star};
+use crate::dataset::{Location, PresetName};
+use crate::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Lists on disk: one image a line, its path, then a 0 or 1 for every class.
+///
+/// The lists of HashNet, DeepHash-pytorch and paddle_hashnet are of this form. A list in several files, as HashNet's
+/// databases are, is named with a star: `test/database*.txt`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
@@ -21,7 +23,13 @@ pub struct Files {
     pub database: Location,
     /// Folder the paths in the lists are relative to.
     pub root: Location,
-    /// Names of the classes, in the order of the labels; otherwise `class_0`, `class_1`, ...
+    /// What all paths in the lists begin with and `root` does not have, as `/home/me/dataset/coco/` or `./data/coco/`.
+    #[serde(default)]
+    pub strip: Option<String>,
+    /// Which data set of the field it is: says how many classes there are, and for some what they are called.
+    #[serde(default)]
+    pub preset: Option<PresetName>,
+    /// Names of the classes, in the order of the labels; otherwise those of `preset`, or `class_0`, `class_1`, ...
     #[serde(default)]
     pub classes: Option<Vec<String>>,
     /// Whether the protocol has the training images in the database too; if this is not said, either is right.
@@ -35,13 +43,7 @@ pub struct Files {
 impl Source for Files {
     fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
         let (lists, _) = self.parse(project)?;
-        let (images, root) = (Distinct::of(&lists), self.root.resolve(project));
-        verify::exist(&root, &images.paths, &|i| images.place(i))?;
-        let listed = self.lists().map(|(name, location)| (format!("lists/{name}"), location.resolve(project)));
-        let images = images.paths.iter().map(|path| (format!("images/{path}"), root.join(path)));
-        let mut files: Vec<_> = images.chain(listed).collect();
-        files.sort();
-        Ok(files)
+        listed::files(&lists, &self.root.resolve(project))
     }
 
     fn root(&self, project: &Path) -> Option<PathBuf> {
@@ -49,7 +51,8 @@ impl Source for Files {
     }
 
     fn needs(&self, project: &Path) -> Vec<(String, PathBuf)> {
-        let lists = self.lists().map(|(name, location)| (format!("{name} list"), location.resolve(project)));
+        let lists =
+            self.lists().map(|(name, location)| (format!("{name} list"), star::shown(&location.resolve(project))));
         lists.into_iter().chain([("images".to_string(), self.root.resolve(project))]).collect()
     }
 
@@ -65,11 +68,7 @@ impl Source for Files {
 
     fn build(&self, project: &Path, _images: &Path, progress: Progress) -> Result<Splits> {
         let (lists, classes) = self.parse(project)?;
-        let images = Distinct::of(&lists);
-        let root = self.root.resolve(project);
-        let (digests, note) = verify::digests(&root, &images.paths, &|i| images.place(i), self.on_error, progress)?;
-        let [train, query, database] = [0, 1, 2].map(|list| items(&lists[list], &digests));
-        Ok(Splits::new(classes, train, query, database).with_note(note))
+        listed::splits(&lists, classes, &self.root.resolve(project), self.on_error, progress)
     }
 }
 
@@ -78,79 +77,18 @@ impl Files {
         [("train", &self.train), ("query", &self.query), ("database", &self.database)]
     }
 
-    /// The three lists, in the order of [`Self::lists`], and the names of the classes.
+    /// The files of the three lists, and the names of the classes.
     fn parse(&self, project: &Path) -> Result<(Vec<Rows>, Vec<String>)> {
-        if let Some(repeated) = self.classes.as_deref().and_then(first_repeated) {
+        if let Some(repeated) = self.classes.as_deref().and_then(listed::first_repeated) {
             return Err(Error::input(format!("`classes` names `{repeated}` twice")));
         }
-        let (mut texts, mut faults) = (vec![], vec![]);
-        for (name, location) in self.lists() {
-            let path = location.resolve(project);
-            match std::fs::read_to_string(&path) {
-                Ok(text) => texts.push((path, text)),
-                Err(e) => faults.push(unreadable(name, location, &path, &e)),
-            }
-        }
-        let root = self.root.resolve(project);
-        if !root.is_dir() {
-            faults.push(
-                Error::data(format!("the folder of images `{}` is missing", self.root.0))
-                    .at(Place::Path(root.display().to_string()))
-                    .hint("set `root` to the folder that the paths in the lists start from"),
-            );
-        }
-        Error::all(faults).map_or(Ok(()), Err)?;
-        let (rows, count) = rows::parse(texts, self.classes.as_ref().map(Vec::len))?;
-        let names = self.classes.clone().unwrap_or_else(|| (0..count).map(|class| format!("class_{class}")).collect());
+        let texts = listed::texts(self.lists(), &self.root, project)?;
+        let known = self.classes.clone().or_else(|| self.preset.map(|name| name.preset().class_names()));
+        let form = rows::Form { classes: known.as_ref().map(Vec::len), strip: self.strip.as_deref() };
+        let (rows, count) = rows::parse(texts, form)?;
+        let names = known.unwrap_or_else(|| (0..count).map(|class| format!("class_{class}")).collect());
         Ok((rows, names))
     }
-}
-
-fn unreadable(name: &str, location: &Location, path: &Path, error: &std::io::Error) -> Error {
-    let message = match error.kind() {
-        std::io::ErrorKind::NotFound => format!("the {name} list `{}` is missing", location.0),
-        _ => format!("the {name} list `{}` cannot be read", location.0),
-    };
-    Error::data(message).at(Place::Path(path.display().to_string())).note(error.to_string())
-}
-
-fn first_repeated(names: &[String]) -> Option<&String> {
-    let mut seen = HashSet::new();
-    names.iter().find(|name| !seen.insert(*name))
-}
-
-/// The images of several lists, each once, with where it is first listed.
-struct Distinct<'a> {
-    paths: Vec<&'a str>,
-    places: Vec<(&'a Rows, usize)>,
-}
-
-impl<'a> Distinct<'a> {
-    fn of(lists: &'a [Rows]) -> Self {
-        let (mut seen, mut distinct) = (HashSet::new(), Self { paths: vec![], places: vec![] });
-        for list in lists {
-            for (row, image) in list.rows.iter().enumerate() {
-                if seen.insert(image.path.as_str()) {
-                    distinct.paths.push(&image.path);
-                    distinct.places.push((list, row));
-                }
-            }
-        }
-        distinct
-    }
-
-    fn place(&self, image: usize) -> Place {
-        let (list, row) = self.places[image];
-        list.place(row)
-    }
-}
-
-fn items(list: &Rows, digests: &Digests) -> Vec<Item> {
-    let item = |row: &rows::Row| {
-        let digest = digests.get(row.path.as_str())?.clone();
-        Some(Item { path: row.path.clone(), labels: row.labels.clone(), digest })
-    };
-    list.rows.iter().filter_map(item).collect()
 }
 
 #[cfg(test)]
@@ -179,7 +117,17 @@ mod tests {
         let (train, query, database) = (at("train.txt"), at("query.txt"), at("database.txt"));
         (folder, {
             let root = at("pictures");
-            Files { train, query, database, root, classes: None, train_in_database: None, on_error: OnError::Error }
+            Files {
+                train,
+                query,
+                database,
+                root,
+                strip: None,
+                preset: None,
+                classes: None,
+                train_in_database: None,
+                on_error: OnError::Error,
+            }
         })
     }
 
@@ -239,6 +187,32 @@ mod tests {
     }
 
     #[test]
+    fn lists_in_several_files_with_foreign_prefixes_are_one() {
+        let (folder, mut files) = project();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("train.txt", "/home/x/data/a.png 1 0\n");
+        write("query.txt", "/home/x/data/d.png 0 1\n");
+        std::fs::remove_file(folder.path().join("database.txt")).unwrap();
+        write("database0.txt", "/home/x/data/a.png 1 0\n");
+        write("database1.txt", "/home/x/data/b c.png 0 0\n/home/x/data/copy.png 0 1\n");
+        write("database10.txt", "/home/x/data/d.png 0 1\n");
+        files.database = Location("database*.txt".into());
+        files.strip = Some("/home/x/data/".into());
+        let splits = build(&folder, &files).unwrap();
+        let paths: Vec<&str> = splits.database.items.iter().map(|item| item.path.as_str()).collect();
+        assert_eq!(paths, ["a.png", "b c.png", "copy.png", "d.png"]);
+        assert_eq!(files.files(folder.path()).unwrap().len(), 4 + 5);
+        write("database10.txt", "/home/y/d.png 0 1\n/home/x/data/a.png 1 0\n");
+        let shown = build(&folder, &files).unwrap_err().render("error");
+        assert!(shown.contains("`/home/y/d.png` does not begin with `/home/x/data/`"), "{shown}");
+        assert!(shown.contains("is listed twice") && shown.contains("first in line 1 of `"), "{shown}");
+        files.preset = Some(PresetName::Coco);
+        assert!(build(&folder, &files).unwrap_err().render("error").contains("2 labels, but there are 80 classes"));
+        files.database = Location("nothing*.txt".into());
+        assert!(build(&folder, &files).unwrap_err().render("error").contains("no file is called `nothing*.txt`"));
+    }
+
+    #[test]
     fn classes_may_have_names() {
         let (folder, mut files) = project();
         files.classes = Some(vec!["cat".into(), "dog".into()]);
@@ -256,8 +230,17 @@ mod tests {
         };
         let [train, query, database, root] =
             ["lists/train.txt", "lists/test.txt", "lists/database.txt", "images"].map(|path| Location(path.into()));
-        let files =
-            Files { train, query, database, root, classes: None, train_in_database: None, on_error: OnError::Error };
+        let files = Files {
+            train,
+            query,
+            database,
+            root,
+            strip: None,
+            preset: None,
+            classes: None,
+            train_in_database: None,
+            on_error: OnError::Error,
+        };
         assert_eq!(files.files(&folder).unwrap().len(), 13 + 3);
         let splits = files.build(&folder, Path::new("unused"), &mut |_, _| Ok(())).unwrap();
         assert_eq!((splits.train.len(), splits.query.len(), splits.database.len()), (9, 4, 13));

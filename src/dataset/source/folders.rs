@@ -4,11 +4,11 @@
 //! permutation depends on the seed and the class's name only. The lists are then shuffled: one sorted by class would
 //! bias every ranking with ties.
 
-use super::{Digests, OnError, Progress, Source, Splits, rows, verify};
+use super::division::{Database, Division, Draw, Member};
+use super::{OnError, Progress, Source, Splits, rows};
+use crate::dataset::Location;
 use crate::dataset::faults::Faults;
-use crate::dataset::{Item, Location};
 use crate::error::{Error, Place, Result};
-use crate::seeded;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,27 +47,12 @@ fn root_itself() -> Vec<String> {
     vec![".".into()]
 }
 
-/// Which images of a class are in the database. Queries never are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-pub enum Database {
-    /// Those that are neither queries nor training images.
-    #[default]
-    #[serde(rename = "rest")]
-    Rest,
-    /// All that are no queries.
-    #[serde(rename = "train+rest")]
-    TrainAndRest,
-    /// The training images.
-    #[serde(rename = "train")]
-    Train,
-}
-
 impl Source for Folders {
     fn files(&self, project: &Path) -> Result<Vec<(String, PathBuf)>> {
         self.split(project)?;
         // All images of a class, drawn or not: which ones are drawn depends on all of them.
         let root = self.root.resolve(project);
-        let mut paths: Vec<String> = self.classes(&root)?.into_values().flatten().collect();
+        let mut paths: Vec<String> = class_images(&root, &self.folders)?.into_values().flatten().collect();
         paths.sort_unstable();
         Ok(paths.into_iter().map(|path| (format!("images/{path}"), root.join(path))).collect())
     }
@@ -82,140 +67,75 @@ impl Source for Folders {
     }
 
     fn train_in_database(&self) -> Option<bool> {
-        Some(self.database != Database::Rest)
+        Some(self.database.holds_train())
+    }
+
+    fn breaches(&self) -> Vec<String> {
+        self.database.breaches()
     }
 
     fn build(&self, project: &Path, _images: &Path, progress: Progress) -> Result<Splits> {
-        let root = self.root.resolve(project);
-        let split = self.split(project)?;
-        let distinct = split.clone().into_paths();
-        let paths: Vec<&str> = distinct.iter().map(String::as_str).collect();
-        let place = |i: usize| Place::Path(root.join(paths[i]).display().to_string());
-        let (digests, note) = verify::digests(&root, &paths, &place, self.on_error, progress)?;
-        let list = |purpose: &str, members: &[Member]| {
-            let mut items: Vec<Item> = members.iter().filter_map(|member| member.item(&digests)).collect();
-            seeded::stream(self.seed, purpose, &[]).shuffle(&mut items);
-            items
-        };
-        let (train, query) = (list("order of train", &split.train), list("order of query", &split.query));
-        let database = list("order of database", &split.database);
-        Ok(Splits::new(split.classes, train, query, database).with_note(note))
-    }
-}
-
-/// An image and its class.
-#[derive(Clone)]
-struct Member {
-    path: String,
-    class: u32,
-}
-
-impl Member {
-    fn item(&self, digests: &Digests) -> Option<Item> {
-        let digest = digests.get(self.path.as_str())?.clone();
-        Some(Item { path: self.path.clone(), labels: vec![self.class], digest })
-    }
-}
-
-/// Who is in which list, class after class.
-#[derive(Clone, Default)]
-struct Split {
-    classes: Vec<String>,
-    train: Vec<Member>,
-    query: Vec<Member>,
-    database: Vec<Member>,
-}
-
-impl Split {
-    /// Every path once, sorted.
-    fn into_paths(self) -> Vec<String> {
-        let members = self.train.into_iter().chain(self.query).chain(self.database);
-        let mut paths: Vec<String> = members.map(|member| member.path).collect();
-        paths.sort_unstable();
-        paths.dedup();
-        paths
+        self.split(project)?.verified(&self.root.resolve(project), self.seed, self.on_error, progress)
     }
 }
 
 impl Folders {
-    fn split(&self, project: &Path) -> Result<Split> {
-        if self.query_per_class == 0 || self.train_per_class == 0 {
-            return Err(Error::input("`query_per_class` and `train_per_class` must be at least 1"));
-        }
+    fn split(&self, project: &Path) -> Result<Division> {
+        let (query, train) = (self.query_per_class, self.train_per_class);
+        let draw = Draw { query, train, database: self.database, seed: self.seed };
+        draw.check(["query_per_class", "train_per_class"])?;
         let root = self.root.resolve(project);
-        let classes = self.classes(&root)?;
-        let (mut split, mut faults) = (Split::default(), Faults::default());
-        for (class, (name, mut paths)) in (0..).zip(classes) {
-            if let Err(fault) = self.check_count(&name, paths.len()) {
-                faults.push(fault.at(Place::Path(root.display().to_string())));
-                continue;
+        let (mut division, mut faults) = (Division::default(), Faults::default());
+        for (class, (name, paths)) in (0..).zip(class_images(&root, &self.folders)?) {
+            match check_count(&draw, &name, paths.len()) {
+                Ok(()) => {
+                    let members = paths.into_iter().map(|path| Member { path, labels: vec![class] }).collect();
+                    draw.from_class(&name, members, &mut division);
+                }
+                Err(fault) => faults.push(fault.at(Place::Path(root.display().to_string()))),
             }
-            seeded::stream(self.seed, &format!("split of {name}"), &[]).shuffle(&mut paths);
-            let mut members: Vec<Member> = paths.into_iter().map(|path| Member { path, class }).collect();
-            let mut train = members.split_off(self.query_per_class);
-            let rest = train.split_off(self.train_per_class);
-            if self.database != Database::Rest {
-                split.database.extend_from_slice(&train);
-            }
-            if self.database != Database::Train {
-                split.database.extend(rest);
-            }
-            split.query.extend(members);
-            split.train.extend(train);
-            split.classes.push(name);
         }
-        faults.into_result().map(|()| split)
+        faults.into_result().map(|()| division)
     }
+}
 
-    fn check_count(&self, class: &str, found: usize) -> Result<()> {
-        if found == 0 {
-            return Err(Error::data(format!("class `{class}` has no image"))
-                .note(format!("files ending in {} are images", EXTENSIONS.join(", ")))
-                .hint("delete the empty folder, or put the class's images there"));
-        }
-        let drawn = self.query_per_class + self.train_per_class;
-        let needed = drawn + usize::from(self.database == Database::Rest);
-        if found < needed {
-            let (query, train) = (self.query_per_class, self.train_per_class);
-            return Err(Error::data(format!("class `{class}` has too few images: {found}, but {needed} are needed"))
-                .note(format!(
-                    "{query} queries, {train} for training, and at least one more if the database is the rest"
-                ))
-                .hint("lower `query_per_class` or `train_per_class`"));
-        }
-        Ok(())
+fn check_count(draw: &Draw, class: &str, found: usize) -> Result<()> {
+    if found == 0 {
+        return Err(Error::data(format!("class `{class}` has no image"))
+            .note(format!("files ending in {} are images", EXTENSIONS.join(", ")))
+            .hint("delete the empty folder, or put the class's images there"));
     }
+    draw.check_count(&format!("class `{class}`"), found, ["query_per_class", "train_per_class"])
+}
 
-    /// The images of each class, relative to `root`, in the order of `folders` and then by name.
-    fn classes(&self, root: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-        let (mut classes, mut faults) = (BTreeMap::<String, Vec<String>>::new(), Faults::default());
-        for folder in &self.folders {
-            let inside = rows::relative(folder).map_err(|(problem, _)| {
-                Error::input(format!("`{folder}` {problem}")).hint("`folders` are in `root`")
-            })?;
-            let path = root.join(&inside);
-            if !path.is_dir() {
-                faults.push(
-                    Error::data(format!("the folder `{folder}` is missing"))
-                        .at(Place::Path(path.display().to_string()))
-                        .hint("`folders` are in `root`, and hold one folder per class"),
-                );
-                continue;
-            }
-            let prefix = if inside.is_empty() { inside } else { format!("{inside}/") };
-            for class in entries(&path)?.into_iter().filter(|entry| entry.is_folder) {
-                let images = images(&path.join(&class.name), &format!("{prefix}{}", class.name))?;
-                classes.entry(class.name).or_default().extend(images);
-            }
+/// The images of each class, relative to `root`, in the order of `folders` and then by name.
+pub(super) fn class_images(root: &Path, folders: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
+    let (mut classes, mut faults) = (BTreeMap::<String, Vec<String>>::new(), Faults::default());
+    for folder in folders {
+        let inside = rows::relative(folder)
+            .map_err(|(problem, _)| Error::input(format!("`{folder}` {problem}")).hint("`folders` are in `root`"))?;
+        let path = root.join(&inside);
+        if !path.is_dir() {
+            faults.push(
+                Error::data(format!("the folder `{folder}` is missing"))
+                    .at(Place::Path(path.display().to_string()))
+                    .hint("`folders` are in `root`, and hold one folder per class"),
+            );
+            continue;
         }
-        faults.into_result()?;
-        if classes.is_empty() {
-            return Err(Error::data("no class folders")
-                .at(Place::Path(root.display().to_string()))
-                .hint("put each class's images in a folder of their own, named like the class"));
+        let prefix = if inside.is_empty() { inside } else { format!("{inside}/") };
+        for class in entries(&path)?.into_iter().filter(|entry| entry.is_folder) {
+            let images = images(&path.join(&class.name), &format!("{prefix}{}", class.name))?;
+            classes.entry(class.name).or_default().extend(images);
         }
-        Ok(classes)
     }
+    faults.into_result()?;
+    if classes.is_empty() {
+        return Err(Error::data("no class folders")
+            .at(Place::Path(root.display().to_string()))
+            .hint("put each class's images in a folder of their own, named like the class"));
+    }
+    Ok(classes)
 }
 
 struct Entry {
@@ -353,7 +273,7 @@ mod tests {
         assert!(files.is_sorted() && files.iter().all(|(_, path)| path.is_file()));
         folders.folders = vec!["train/".into()];
         folders.database = Database::Train;
-        let drawn = folders.split(folder.path()).unwrap().into_paths().len();
+        let drawn = folders.split(folder.path()).unwrap().paths().len();
         assert!(drawn < folders.files(folder.path()).unwrap().len());
     }
 

@@ -1,10 +1,22 @@
 //! Where labelled images come from: one file per kind of source, one line each below.
 
+mod check;
+mod cifar;
+mod coco;
+mod division;
 mod files;
 mod folders;
+mod imagenet;
+mod listed;
+mod mirflickr;
+mod nuswide;
 mod rows;
 mod shapes;
+mod star;
+mod table;
+mod text;
 mod verify;
+mod voc;
 
 use super::{Item, List, breach};
 use crate::choices;
@@ -14,9 +26,18 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use check::{Expected, Summary, check};
+pub use cifar::Cifar;
+pub use coco::Coco;
+pub use division::Database;
 pub use files::Files;
-pub use folders::{Database, Folders};
+pub use folders::Folders;
+pub use imagenet::ImageNet;
+pub use mirflickr::MirFlickr;
+pub use nuswide::NusWide;
 pub use shapes::Shapes;
+pub use table::Table;
+pub use voc::Voc;
 
 choices! {
     /// What `dataset = { name = ".." }` may be.
@@ -24,6 +45,13 @@ choices! {
         Shapes(shapes::Shapes) = "shapes",
         Files(files::Files) = "files",
         Folders(folders::Folders) = "folders",
+        Table(table::Table) = "table",
+        Coco(coco::Coco) = "coco",
+        Cifar(cifar::Cifar) = "cifar",
+        NusWide(nuswide::NusWide) = "nuswide",
+        MirFlickr(mirflickr::MirFlickr) = "mirflickr",
+        Voc(voc::Voc) = "voc",
+        ImageNet(imagenet::ImageNet) = "imagenet",
     }
 }
 
@@ -133,7 +161,8 @@ impl Splits {
 /// # Errors
 /// Every broken row of every file, the first ones in full.
 pub fn read_rows(files: Vec<(PathBuf, String)>) -> Result<(Vec<Vec<(String, Vec<u32>)>>, usize)> {
-    let (lists, classes) = rows::parse(files, None)?;
+    let sources = files.into_iter().enumerate().map(|(list, (file, text))| rows::Source { list, file, text });
+    let (lists, classes) = rows::parse(sources.collect(), rows::Form::default())?;
     let of_list = |list: rows::Rows| list.rows.into_iter().map(|row| (row.path, row.labels)).collect();
     Ok((lists.into_iter().map(of_list).collect(), classes))
 }
@@ -213,7 +242,7 @@ mod tests {
         .unwrap();
         let written = serde_json::to_value(&spec).unwrap();
         assert_eq!((&written["name"], &written["root"]["$place"]), (&"files".into(), &"images".into()));
-        assert_eq!(SourceSpec::NAMES, ["shapes", "files", "folders"]);
+        assert_eq!(SourceSpec::NAMES[..3], ["shapes", "files", "folders"]);
         assert_eq!(spec.builder().root(Path::new("/p")), Some(PathBuf::from("/p/images")));
         let misspelt = r#"{"name":"shapes","trian":3}"#;
         assert!(serde_json::from_str::<SourceSpec>(misspelt).unwrap_err().to_string().contains("trian"));

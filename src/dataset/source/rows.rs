@@ -11,17 +11,38 @@ use crate::error::{Error, Place, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+/// A list file.
+pub(super) struct Source {
+    /// Which list it is, or is a part of: no image is twice in one list.
+    pub(super) list: usize,
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+}
+
+/// What is known of the rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Form<'a> {
+    /// How many classes there are; otherwise as many as most rows have.
+    pub(super) classes: Option<usize>,
+    /// What every path begins with that is no part of it.
+    pub(super) strip: Option<&'a str>,
+}
+
 /// A list file as it was read.
 pub(super) struct Rows {
-    file: PathBuf,
-    text: String,
+    /// Which list it is a part of.
+    pub(super) list: usize,
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+    /// Whether a row ends with zeros and ones, so that its path can be marked.
+    pub(super) has_labels_behind: bool,
     pub(super) rows: Vec<Row>,
 }
 
 /// One image of a list file.
 pub(super) struct Row {
     /// Counted from 1.
-    line: usize,
+    pub(super) line: usize,
     /// Normalised: no `.`, no doubled slashes.
     pub(super) path: String,
     /// Ascending.
@@ -33,24 +54,29 @@ impl Rows {
     pub(super) fn place(&self, row: usize) -> Place {
         let line = self.rows[row].line;
         let text = self.text.lines().nth(line - 1).unwrap_or_default();
+        if !self.has_labels_behind {
+            return Place::line(&self.file, line, text);
+        }
         let path = split(text, labels_at_end(text)).map_or(text.trim(), |(path, _)| path);
         mark(&self.file, line, text, path)
     }
 }
 
-/// Parses list files that belong together. `classes`: their number, if known; otherwise what most rows have.
+/// Parses list files that belong together, and tells how many classes they have.
 ///
 /// # Errors
 /// Every broken row of every file, the first ones in full.
-pub(super) fn parse(files: Vec<(PathBuf, String)>, classes: Option<usize>) -> Result<(Vec<Rows>, usize)> {
-    let known = classes.is_some();
-    let classes = classes.unwrap_or_else(|| most_common(files.iter().map(|(_, text)| text.as_str())));
+pub(super) fn parse(files: Vec<Source>, form: Form) -> Result<(Vec<Rows>, usize)> {
+    let known = form.classes.is_some();
+    let classes = form.classes.unwrap_or_else(|| most_common(files.iter().map(|source| source.text.as_str())));
     if classes == 0 {
         return Err(Error::data("the lists have no labels").hint("a line is a path and then a 0 or 1 for every class"));
     }
     let (mut parsed, mut faults) = (vec![], Faults::default());
-    for (file, text) in files {
-        let mut reader = Reader { file: &file, classes, known, seen: HashMap::new(), rows: vec![] };
+    let mut seen: HashMap<usize, Seen> = HashMap::new();
+    for Source { list, file, text } in files {
+        let seen = seen.entry(list).or_default();
+        let mut reader = Reader { file: &file, classes, known, strip: form.strip, seen, rows: vec![] };
         let content = text.trim_end().trim_start_matches('\u{feff}');
         if content.is_empty() {
             faults.push(Error::data(format!("the list `{}` is empty", file.display())));
@@ -61,19 +87,22 @@ pub(super) fn parse(files: Vec<(PathBuf, String)>, classes: Option<usize>) -> Re
             }
         }
         let rows = reader.rows;
-        parsed.push(Rows { file, text, rows });
+        parsed.push(Rows { list, file, text, has_labels_behind: true, rows });
     }
     faults.into_result()?;
     Ok((parsed, classes))
 }
+
+/// File and line of each path of a list.
+type Seen = HashMap<String, (PathBuf, usize)>;
 
 struct Reader<'a> {
     file: &'a Path,
     classes: usize,
     /// Whether the user said how many classes there are.
     known: bool,
-    /// Line of each path.
-    seen: HashMap<String, usize>,
+    strip: Option<&'a str>,
+    seen: &'a mut Seen,
     rows: Vec<Row>,
 }
 
@@ -84,16 +113,29 @@ impl Reader<'_> {
         }
         let (path, tokens) = self.labels(number, line)?;
         let labels = (0..).zip(tokens.split_whitespace()).filter(|(_, token)| *token == "1").map(|(i, _)| i).collect();
-        let normal = relative(path).map_err(|(message, hint)| {
+        let inside = self.stripped(number, line, path)?;
+        let normal = relative(inside).map_err(|(message, hint)| {
             Error::data(format!("`{path}` {message}")).at(self.mark(number, line, path)).hint(hint)
         })?;
-        if let Some(first) = self.seen.insert(normal.clone(), number) {
+        if let Some((file, first)) = self.seen.get(&normal) {
+            let other = if file == self.file { String::new() } else { format!(" of `{}`", file.display()) };
             return Err(Error::data(format!("`{path}` is listed twice"))
                 .at(self.mark(number, line, path))
-                .note(format!("first in line {first}")));
+                .note(format!("first in line {first}{other}")));
         }
+        self.seen.insert(normal.clone(), (self.file.to_path_buf(), number));
         self.rows.push(Row { line: number, path: normal, labels });
         Ok(())
+    }
+
+    /// The path without what all paths begin with.
+    fn stripped<'t>(&self, number: usize, line: &str, path: &'t str) -> Result<&'t str> {
+        let Some(strip) = self.strip else { return Ok(path) };
+        path.strip_prefix(strip).map(|inside| inside.trim_start_matches('/')).ok_or_else(|| {
+            Error::data(format!("`{path}` does not begin with `{strip}`"))
+                .at(self.mark(number, line, path))
+                .hint("`strip` is what all paths of the lists begin with")
+        })
     }
 
     /// The row's path, and the text of its labels: exactly as many zeros and ones as there are classes.
@@ -105,7 +147,7 @@ impl Reader<'_> {
             return Ok(parts);
         }
         let expected = match self.known {
-            true => format!("`classes` names {}", self.classes),
+            true => format!("there are {} classes", self.classes),
             false => format!("most rows have {}", self.classes),
         };
         let words = line.split_whitespace().count();
@@ -160,7 +202,8 @@ fn most_common<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
 pub(super) fn relative(path: &str) -> Result<String, (&'static str, &'static str)> {
     let windows_drive = path.as_bytes().get(1) == Some(&b':');
     if path.starts_with('/') || path.starts_with('\\') || windows_drive {
-        return Err(("is an absolute path", "paths in a list are relative to `root`"));
+        let hint = "paths in a list are relative to `root`; `strip = \"/home/..\"` takes off what they all begin with";
+        return Err(("is an absolute path", hint));
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     match parts.contains(&"..") {
@@ -174,7 +217,8 @@ mod tests {
     use super::*;
 
     fn parse_one(text: &str, classes: Option<usize>) -> Result<(Vec<Row>, usize)> {
-        let (lists, classes) = parse(vec![("a.txt".into(), text.into())], classes)?;
+        let source = Source { list: 0, file: "a.txt".into(), text: text.into() };
+        let (lists, classes) = parse(vec![source], Form { classes, strip: None })?;
         Ok((lists.into_iter().flat_map(|list| list.rows).collect(), classes))
     }
 
@@ -213,7 +257,7 @@ mod tests {
         let shown = fails(text, None);
         assert!(shown.contains("2 labels, but most rows have 3\n --> a.txt:2:1\n"), "{shown}");
         assert!(shown.contains("4 labels, but most rows have 3\n --> a.txt:4:1\n"), "{shown}");
-        assert!(fails("a.jpg 0 1\n", Some(3)).contains("2 labels, but `classes` names 3"));
+        assert!(fails("a.jpg 0 1\n", Some(3)).contains("2 labels, but there are 3 classes"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "intrinsics; `run` is the way in, and asks the processor first")]
 
 use super::{Simd, Task};
-use crate::kernel::product::{Output, Start, Terms, sums_with};
+use crate::kernel::bf16::Pair;
+use crate::kernel::product::{Apart, Output, Plain, Start, Terms, sums_with};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -28,7 +29,18 @@ pub(super) fn run<T: Task>(task: T) -> T::Output {
 pub(super) fn sums(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
     #[target_feature(enable = "avx2,fma")]
     fn with(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
-        sums_with::<Avx2>(terms, a, b, start, relu, out);
+        sums_with::<Avx2, Plain>(terms, a, b, start, relu, out);
+    }
+    assert!(is_available());
+    // Sound: the processor has the instructions.
+    unsafe { with(terms, a, b, start, relu, out) }
+}
+
+/// Sums of products of pairs, taken apart.
+pub(super) fn pair_sums(terms: &Terms, a: &[Pair], b: &[Pair], start: Start, relu: bool, out: Output) {
+    #[target_feature(enable = "avx2,fma")]
+    fn with(terms: &Terms, a: &[Pair], b: &[Pair], start: Start, relu: bool, out: Output) {
+        sums_with::<Avx2, Apart>(terms, a, b, start, relu, out);
     }
     assert!(is_available());
     // Sound: the processor has the instructions.
@@ -80,5 +92,14 @@ impl Simd for Avx2 {
     unsafe fn relu(values: __m256) -> __m256 {
         // Of a NaN and another number, the instruction gives the second.
         unsafe { _mm256_max_ps(_mm256_setzero_ps(), values) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(pairs: __m256) -> [__m256; 2] {
+        unsafe {
+            let bits = _mm256_castps_si256(pairs);
+            let second = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000u32 as i32));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)), _mm256_castsi256_ps(second)]
+        }
     }
 }

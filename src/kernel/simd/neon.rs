@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "intrinsics; `run` is the way in, and asks the processor first")]
 
 use super::{Simd, Task};
-use crate::kernel::product::{Output, Start, Terms, sums_with};
+use crate::kernel::bf16::Pair;
+use crate::kernel::product::{Apart, Output, Plain, Start, Terms, sums_with};
 use std::arch::aarch64::*;
 
 #[derive(Clone, Copy)]
@@ -28,7 +29,17 @@ pub(super) fn run<T: Task>(task: T) -> T::Output {
 pub(super) fn sums(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
     #[target_feature(enable = "neon")]
     fn with(terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
-        sums_with::<Neon>(terms, a, b, start, relu, out);
+        sums_with::<Neon, Plain>(terms, a, b, start, relu, out);
+    }
+    assert!(is_available());
+    // Sound: the processor has the instructions.
+    unsafe { with(terms, a, b, start, relu, out) }
+}
+/// Sums of products of pairs, taken apart.
+pub(super) fn pair_sums(terms: &Terms, a: &[Pair], b: &[Pair], start: Start, relu: bool, out: Output) {
+    #[target_feature(enable = "neon")]
+    fn with(terms: &Terms, a: &[Pair], b: &[Pair], start: Start, relu: bool, out: Output) {
+        sums_with::<Neon, Apart>(terms, a, b, start, relu, out);
     }
     assert!(is_available());
     // Sound: the processor has the instructions.
@@ -82,5 +93,14 @@ impl Simd for Neon {
     unsafe fn relu(values: float32x4_t) -> float32x4_t {
         // Gives NaN for NaN.
         unsafe { vmaxq_f32(values, vdupq_n_f32(0.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(pairs: float32x4_t) -> [float32x4_t; 2] {
+        unsafe {
+            let bits = vreinterpretq_u32_f32(pairs);
+            let second = vandq_u32(bits, vdupq_n_u32(0xffff_0000));
+            [vreinterpretq_f32_u32(vshlq_n_u32::<16>(bits)), vreinterpretq_f32_u32(second)]
+        }
     }
 }

@@ -54,4 +54,12 @@ impl Simd for Portable {
     unsafe fn relu(values: [f32; LANES]) -> [f32; LANES] {
         values.map(|x| if x < 0.0 { 0.0 } else { x })
     }
+
+    #[inline(always)]
+    unsafe fn halves(pairs: [f32; LANES]) -> [[f32; LANES]; 2] {
+        [
+            pairs.map(|pair| f32::from_bits(pair.to_bits() << 16)),
+            pairs.map(|pair| f32::from_bits(pair.to_bits() & 0xffff_0000)),
+        ]
+    }
 }

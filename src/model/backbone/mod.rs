@@ -3,8 +3,8 @@
 pub mod alexnet;
 pub mod small;
 
-use super::layers::Linear;
-use super::net::Mode;
+use super::layers::{Conv, Linear};
+use super::net::How;
 use super::parameters::Parameters;
 use crate::choices;
 use crate::error::{Error, Result};
@@ -13,13 +13,35 @@ use candle_core::Tensor;
 /// Features of images.
 pub trait Backbone: Send + Sync {
     /// `[n, 3, side, side]` to `[n, width]`.
-    fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor>;
+    fn features(&self, xs: &Tensor, how: How) -> candle_core::Result<Tensor>;
 
     /// The linear layers, whose gradients are kept from candle.
     fn linears(&self) -> &[Linear];
 
+    /// Multiplications and additions for an image of `side` pixels.
+    fn operations(&self, side: usize) -> Operations;
+
     /// Numbers per image.
     fn width(&self) -> usize;
+}
+
+/// Multiplications and additions of one image, of a forward pass and of a training step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Operations {
+    pub forward: f64,
+    pub training: f64,
+}
+
+/// Those of convolutions one after the other, and of linear layers after them.
+fn operations_of(convolutions: &[Conv], linears: &[Linear], side: usize) -> Operations {
+    let linear: f64 = linears.iter().map(Linear::operations).sum();
+    let mut sum = Operations { forward: linear, training: 3.0 * linear };
+    let mut side = side;
+    for convolution in convolutions {
+        let (own, out) = convolution.operations(side);
+        (sum.forward, sum.training, side) = (sum.forward + own.forward, sum.training + own.training, out);
+    }
+    sum
 }
 
 /// Builds a backbone out of its parameters in the pipeline file.

@@ -1,10 +1,10 @@
 //! A compact convolutional network for small images: the `cuda-convnet` of the CIFAR-10 days, with He initialisation.
 
-use super::{Backbone, BuildBackbone, check_dropout};
+use super::{Backbone, BuildBackbone, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
-use crate::kernel::{Conv2d, Input, MaxPool2d};
+use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
 use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
-use crate::model::net::Mode;
+use crate::model::net::How;
 use crate::model::parameters::Parameters;
 use candle_core::Tensor;
 use schemars::JsonSchema;
@@ -87,7 +87,8 @@ impl BuildBackbone for Small {
         for (block, &count) in self.channels.iter().enumerate() {
             let side = if block == 0 { 5 } else { 3 };
             let input = if block == 0 { Input::Images } else { Input::Maps };
-            let op = Conv2d { stride: 1, padding: side / 2, relu: true, pool: Some(POOL), input };
+            let (relu, pool, precision) = (true, Some(POOL), Precision::F32);
+            let op = Conv2d { stride: 1, padding: side / 2, relu, pool, input, precision };
             // Numbered as torchvision would: convolution, ReLU, pool.
             convolutions.push(Conv::new(
                 params,
@@ -103,17 +104,21 @@ impl BuildBackbone for Small {
 }
 
 impl Backbone for Network {
-    fn features(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+    fn features(&self, xs: &Tensor, how: How) -> candle_core::Result<Tensor> {
         let mut xs = xs.clone();
         for convolution in &self.convolutions {
-            xs = convolution.forward(&xs, mode)?;
+            xs = convolution.forward(&xs, how)?;
         }
-        let xs = dropout(&flatten(&xs)?, self.dropout, 0, mode)?;
-        dropout(&self.linear.forward(&xs, mode)?, self.dropout, 1, mode)
+        let xs = dropout(&flatten(&xs)?, self.dropout, 0, how.mode)?;
+        dropout(&self.linear.forward(&xs, how)?, self.dropout, 1, how.mode)
     }
 
     fn linears(&self) -> &[Linear] {
         std::slice::from_ref(&self.linear)
+    }
+
+    fn operations(&self, side: usize) -> Operations {
+        operations_of(&self.convolutions, std::slice::from_ref(&self.linear), side)
     }
 
     fn width(&self) -> usize {

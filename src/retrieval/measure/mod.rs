@@ -23,7 +23,7 @@ mod wanted;
 mod tests;
 
 pub use query::{AveragePrecision, Ball, QueryResult, Spread};
-pub use summary::{ClassMap, CurvePoint, Lookup, MeanAveragePrecision, MeanNdcg, RadiusPoint, Summary};
+pub use summary::{ClassMap, CurvePoint, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt, RadiusPoint, Summary};
 pub use wanted::Wanted;
 
 use super::nearest::{Nearest, limits, sample};

@@ -23,6 +23,10 @@ pub struct Summary {
     pub lookup: Option<Lookup>,
     /// Precision and recall within each radius from 0; no ties can change them.
     pub by_radius: Vec<RadiusPoint>,
+    /// Pairs of a query and a database item at each distance: the histograms of distances within classes and between
+    /// them. Empty if precision by radius is not wanted.
+    #[serde(skip)]
+    pub distances: Vec<PairsAt>,
     /// mAP of the queries of each class, ascending; classes without a query are left out.
     pub per_class: Vec<ClassMap>,
     /// Mean share of the database that is relevant: the expected precision of a random ranking.
@@ -82,6 +86,17 @@ pub struct RadiusPoint {
     pub recall: f64,
 }
 
+/// Pairs of a query and a database item at one distance.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PairsAt {
+    /// In bits; half ones where codes are ternary.
+    pub distance: f64,
+    /// Pairs that share a class.
+    pub relevant: u64,
+    /// Pairs that do not.
+    pub other: u64,
+}
+
 /// mAP of the queries that have a class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassMap {
@@ -93,14 +108,17 @@ pub struct ClassMap {
 
 /// Sums over queries of what lies within each radius.
 #[derive(Default)]
-pub(super) struct Curves(Vec<(f64, f64, f64)>);
+pub(super) struct Curves(Vec<(f64, f64, f64)>, Vec<(u64, u64)>);
 
 impl Curves {
     /// Adds a query: its items by distance, and how many are relevant in all.
     pub(super) fn add(&mut self, groups: &[Group], relevant: u32) {
         self.0.resize(self.0.len().max(groups.len()), (0.0, 0.0, 0.0));
+        self.1.resize(self.0.len(), (0, 0));
         let mut within = Ball::default();
-        for (sums, group) in self.0.iter_mut().zip(groups) {
+        for ((sums, pairs), group) in self.0.iter_mut().zip(&mut self.1).zip(groups) {
+            pairs.0 += u64::from(group.relevant);
+            pairs.1 += u64::from(group.items - group.relevant);
             within = Ball { items: within.items + group.items, relevant: within.relevant + group.relevant };
             sums.0 += f64::from(within.items);
             sums.1 += share(within.relevant, within.items);
@@ -135,6 +153,11 @@ impl Summary {
             precision: sums.1 / count,
             recall: sums.2 / count,
         });
+        let distances = curves.1.iter().enumerate().map(|(distance, (relevant, other))| PairsAt {
+            distance: distance as f64 / per_bit as f64,
+            relevant: *relevant,
+            other: *other,
+        });
         Self {
             queries: results.len(),
             database,
@@ -144,6 +167,7 @@ impl Summary {
             curve: curve.collect(),
             lookup: wanted.lookup_radius.map(|radius| lookup(results, radius)),
             by_radius: by_radius.collect(),
+            distances: distances.collect(),
             per_class: per_class(results, wanted, labels),
             chance: chances.sum::<f64>() / count,
         }

@@ -1,0 +1,116 @@
+//! Convolutions of bf16 numbers: as in `conv.rs`, but each term is a pair of products.
+//!
+//! Forward and towards the input, neighbours in a row of a window are paired. Towards the weights, images are: the sums
+//! go over all of them, and with two images' numbers side by side every window finds its pairs whatever its stride.
+
+use super::bf16::{Pair, of_neighbours, of_rows, of_rows_turned};
+use super::conv::Job;
+use super::frame::{Frame, Geometry};
+use super::packed::{PANEL, Packed, pairs_of_row};
+use super::product::{Output, Start, Terms, pair_sums};
+use super::scratch::{Buffer, Shared, of_thread};
+use rayon::prelude::*;
+
+/// All filters over a framed image, to `[out_height, out_width, filters]`.
+pub(super) fn convolve(
+    geometry: &Geometry,
+    frame: &Frame,
+    (image, pairs): (&[f32], &mut Buffer<Pair>),
+    weights: &Packed<Pair>,
+    bias: Option<&[f32]>,
+    relu: bool,
+    out: &mut [f32],
+) {
+    let Geometry { kernel, stride, out_height, out_width, .. } = *geometry;
+    let (filters, row_len, row) = (weights.filters, frame.row_len() / 2, pairs_of_row(geometry, frame.cell));
+    let pairs = pairs.sized(frame.len() / 2);
+    of_neighbours(image, pairs);
+    for (first, panel) in weights.panels() {
+        let columns = PANEL.min(filters - first);
+        let terms = Terms {
+            segments: kernel,
+            len: row,
+            a_row: stride * frame.cell / 2,
+            a_step: 1,
+            a_segment: row_len,
+            b_step: columns,
+            b_segment: row * columns,
+        };
+        let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
+        for y in 0..out_height {
+            let values = &mut out[y * out_width * filters + first..];
+            let out = Output { values, stride: filters, rows: out_width, columns };
+            pair_sums(&terms, &pairs[y * stride * row_len..], panel, start, relu, out);
+        }
+    }
+}
+
+impl Job {
+    /// The gradient of the weights, `[m, c, k, k]`.
+    pub(super) fn weight_gradient_of_pairs(&self, xs: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let (image_len, frame_len, map_len) = (self.geometry.image_len(), self.frame.len(), self.conv_len());
+        let pairs = self.images.div_ceil(2);
+        let (mut frames, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
+        let (frames, turned) = (frames.sized(pairs * frame_len), turned.sized(pairs * map_len));
+        frames.par_chunks_exact_mut(frame_len).zip(xs.par_chunks(2 * image_len)).for_each(|(out, images)| {
+            of_thread(|own| {
+                let (first, second) = (own.frame.sized(frame_len), own.maps.sized(frame_len));
+                let (image, next) = images.split_at(image_len);
+                self.frame.fill(image, first);
+                if next.is_empty() {
+                    return of_rows(first, None, out);
+                }
+                self.frame.fill(next, second);
+                of_rows(first, Some(second), out);
+            });
+        });
+        turned.par_chunks_exact_mut(map_len).zip(gradient.par_chunks(2 * map_len)).for_each(|(out, maps)| {
+            let (map, next) = maps.split_at(map_len);
+            of_rows_turned(map, (!next.is_empty()).then_some(next), self.filters, out);
+        });
+
+        // Units as in `conv.rs`, but of filters by numbers of a window's row.
+        let (kernel, row) = (self.geometry.kernel, self.geometry.kernel * self.frame.cell);
+        let (unit_len, units) = (PANEL * row, kernel * self.filters.div_ceil(PANEL));
+        let per_task = units.div_ceil(rayon::current_num_threads());
+        let mut sums = Shared::take();
+        let sums = sums.sized(units * unit_len);
+        sums.par_chunks_mut(per_task * unit_len).enumerate().for_each(|(task, sums)| {
+            self.sum_pairs(frames, turned, task * per_task, sums);
+        });
+        self.arrange(|filter, ky, kx, channel| {
+            let unit = filter / PANEL * kernel + ky;
+            sums[unit * unit_len + filter % PANEL * row + kx * self.frame.cell + channel]
+        })
+    }
+
+    /// Some units of the weights' gradient, from the `first` on, over all images.
+    fn sum_pairs(&self, frames: &[Pair], gradient: &[Pair], first: usize, units: &mut [f32]) {
+        /// So many outputs of one panel fit the first cache, and are read again for each unit.
+        const BLOCK: usize = 256;
+        let Geometry { kernel, stride, out_height, out_width, .. } = self.geometry;
+        let (row_len, row, places) = (self.frame.row_len(), kernel * self.frame.cell, self.geometry.places());
+        let lines = (BLOCK / out_width).max(1);
+        units.fill(0.0);
+        for (frame, gradient) in frames.chunks_exact(self.frame.len()).zip(gradient.chunks_exact(self.conv_len())) {
+            for y in (0..out_height).step_by(lines) {
+                let terms = Terms {
+                    segments: lines.min(out_height - y),
+                    len: out_width,
+                    a_row: places,
+                    a_step: 1,
+                    a_segment: out_width,
+                    b_step: stride * self.frame.cell,
+                    b_segment: stride * row_len,
+                };
+                for (i, values) in units.chunks_exact_mut(PANEL * row).enumerate() {
+                    let (panel, ky) = ((first + i) / kernel * PANEL, (first + i) % kernel);
+                    let rows = PANEL.min(self.filters - panel);
+                    let out = Output { values, stride: row, rows, columns: row };
+                    let gradient = &gradient[panel * places + y * out_width..];
+                    pair_sums(&terms, gradient, &frame[(y * stride + ky) * row_len..], Start::Output, false, out);
+                }
+            }
+        }
+    }
+}

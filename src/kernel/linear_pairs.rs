@@ -1,0 +1,140 @@
+//! The products of a linear layer of bf16 numbers: as in `linear.rs`, but each term is a pair of products.
+//!
+//! The weights are rounded block by block where they are used: they are read once and not written.
+
+use super::bf16::{Pair, of_neighbours, of_rows};
+use super::linear::{Sizes, rows_per_part, transpose};
+use super::packed::PANEL;
+use super::product::{Output, Start, Terms, pair_sums};
+use super::scratch::{Shared, of_thread};
+use rayon::prelude::*;
+
+/// Rows of weights, or of their gradient, that are worked on at once.
+const TILE: usize = 32;
+
+/// Pairs of a batch's neighbours, row by row: `[n, k / 2]`.
+fn neighbours(rows: &[f32], columns: usize, out: &mut [Pair]) {
+    let lines = out.par_chunks_exact_mut(columns.div_ceil(2));
+    lines.zip(rows.par_chunks_exact(columns)).for_each(|(line, row)| of_neighbours(row, line));
+}
+
+/// Two rows next to each other, of some columns; the last one may be alone.
+fn two_rows(rows: &[f32], len: usize, columns: usize, out: &mut [Pair]) {
+    of_rows(&rows[..columns], rows.get(len..).and_then(|rows| rows.get(..columns)), out);
+}
+
+impl Sizes {
+    /// `W x^T`, `[m, n]`.
+    pub(super) fn outputs_of_pairs(self, xs: &[f32], weights: &[f32], out: &mut [f32]) {
+        let Self { n, k, m } = self;
+        let half = k.div_ceil(2);
+        let (mut pairs, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
+        let (pairs, turned) = (pairs.sized(n * half), turned.sized(n * half));
+        neighbours(xs, k, pairs);
+        transpose(pairs, half, turned);
+        let rows = rows_per_part(m);
+        out.par_chunks_mut(rows * n)
+            .zip(weights.par_chunks(rows * k))
+            .for_each(|(out, weights)| self.outputs_part_of_pairs(turned, weights, out));
+    }
+
+    /// Rows of `W x^T`, of the batch's pairs turned.
+    fn outputs_part_of_pairs(self, turned: &[Pair], weights: &[f32], out: &mut [f32]) {
+        /// Inputs at a time: a tile's weights stay in the first cache, and of a batch of 64, they in the second.
+        const BLOCK: usize = 512;
+        let Self { n, k, .. } = self;
+        of_thread(|own| {
+            let tile = own.pairs.sized(TILE * BLOCK / 2);
+            for first in (0..k).step_by(BLOCK) {
+                let numbers = BLOCK.min(k - first);
+                let len = numbers.div_ceil(2);
+                let terms = Terms { segments: 1, len, a_row: len, a_step: 1, a_segment: 0, b_step: n, b_segment: 0 };
+                let start = if first == 0 { Start::Zero } else { Start::Output };
+                for (values, weights) in out.chunks_mut(TILE * n).zip(weights.chunks(TILE * k)) {
+                    for (line, row) in tile.chunks_exact_mut(len).zip(weights.chunks_exact(k)) {
+                        of_neighbours(&row[first..first + numbers], line);
+                    }
+                    let out = Output { rows: values.len() / n, values, stride: n, columns: n };
+                    pair_sums(&terms, tile, &turned[first / 2 * n..], start, false, out);
+                }
+            }
+        });
+    }
+
+    /// The gradient of the weights, `[m, k]`, of the gradient `[n, m]`.
+    pub(super) fn weight_gradient_of_pairs(self, xs: &[f32], gradient: &[f32], out: &mut [f32]) {
+        let Self { n, k, m } = self;
+        let half = n.div_ceil(2);
+        let mut panels = Shared::<Pair>::take();
+        let panels = panels.sized(half * k);
+        panels.par_chunks_mut(half * PANEL).enumerate().for_each(|(panel, out)| {
+            let columns = out.len() / half;
+            for (line, rows) in out.chunks_exact_mut(columns).zip(xs.chunks(2 * k)) {
+                two_rows(&rows[panel * PANEL..], k, columns, line);
+            }
+        });
+        let (mut pairs, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
+        let (pairs, turned) = (pairs.sized(half * m), turned.sized(half * m));
+        let rows = pairs.par_chunks_exact_mut(m).zip(gradient.par_chunks(2 * m));
+        rows.for_each(|(line, rows)| two_rows(rows, m, m, line));
+        transpose(pairs, m, turned);
+        let rows = rows_per_part(m);
+        out.par_chunks_mut(rows * k).enumerate().for_each(|(part, out)| {
+            self.weight_gradient_part_of_pairs(panels, &turned[part * rows * half..], out);
+        });
+    }
+
+    /// Rows of the gradient of the weights, of pairs of the batch's rows in panels, and of the gradient's turned.
+    fn weight_gradient_part_of_pairs(self, panels: &[Pair], gradient: &[Pair], out: &mut [f32]) {
+        /// Panels at a time: of a batch of 64, they stay in the second cache.
+        const BLOCK: usize = 64;
+        let (k, len) = (self.k, self.n.div_ceil(2));
+        for (block, panels) in panels.chunks(BLOCK * len * PANEL).enumerate() {
+            for (values, gradient) in out.chunks_mut(TILE * k).zip(gradient.chunks(TILE * len)) {
+                for (panel, xs) in panels.chunks(len * PANEL).enumerate() {
+                    let (rows, columns) = (values.len() / k, xs.len() / len);
+                    let terms =
+                        Terms { segments: 1, len, a_row: len, a_step: 1, a_segment: 0, b_step: columns, b_segment: 0 };
+                    let values = &mut values[(block * BLOCK + panel) * PANEL..];
+                    let out = Output { values, stride: k, rows, columns };
+                    pair_sums(&terms, gradient, xs, Start::Zero, false, out);
+                }
+            }
+        }
+    }
+
+    /// Columns of the gradient of the input, `[n, columns]` each, one after the other; of the gradient `[n, m]`.
+    pub(super) fn input_gradient_of_pairs(self, weights: &[f32], gradient: &[f32], columns: usize, parts: &mut [f32]) {
+        let mut pairs = Shared::<Pair>::take();
+        let pairs = pairs.sized(self.n * self.m.div_ceil(2));
+        neighbours(gradient, self.m, pairs);
+        parts.par_chunks_mut(self.n * columns).enumerate().for_each(|(part, out)| {
+            self.input_gradient_part_of_pairs(&weights[part * columns..], pairs, out);
+        });
+    }
+
+    fn input_gradient_part_of_pairs(self, weights: &[f32], gradient: &[Pair], out: &mut [f32]) {
+        /// Rows of weights at a time: a panel of them stays in the first cache for the whole batch.
+        const BLOCK: usize = 256;
+        let Self { n, k, m } = self;
+        let width = out.len() / n;
+        of_thread(|own| {
+            let panel = own.pairs.sized(BLOCK / 2 * PANEL);
+            for first in (0..m).step_by(BLOCK) {
+                let len = BLOCK.min(m - first).div_ceil(2);
+                let start = if first == 0 { Start::Zero } else { Start::Output };
+                for column in (0..width).step_by(PANEL) {
+                    let columns = PANEL.min(width - column);
+                    let rows = weights[first * k + column..].chunks(2 * k);
+                    for (line, rows) in panel.chunks_exact_mut(columns).zip(rows.take(len)) {
+                        two_rows(rows, k, columns, line);
+                    }
+                    let (a_row, b_step) = (m.div_ceil(2), columns);
+                    let terms = Terms { segments: 1, len, a_row, a_step: 1, a_segment: 0, b_step, b_segment: 0 };
+                    let out = Output { values: &mut out[column..], stride: width, rows: n, columns };
+                    pair_sums(&terms, &gradient[first / 2..], panel, start, false, out);
+                }
+            }
+        });
+    }
+}
