@@ -48,6 +48,9 @@ impl Nearest {
     ) {
         self.near.resize(distances.len().div_ceil(64), 0);
         D::near(kind, distances, D::from_usize(self.limit), &mut self.near);
+        if self.near.iter().fold(0, |any, near| any | near) == 0 {
+            return;
+        }
         if let Some(is_there) = is_there {
             for (w, near) in self.near.iter_mut().enumerate() {
                 ones(*near).filter(|bit| !is_there(w * 64 + bit)).for_each(|bit| *near &= !(1 << bit));
@@ -144,7 +147,7 @@ fn append_keys<D: Distance>(distances: &[D], near: &[u64], marked: &[u64], keys:
     /// Keys written at once, whether so many are due or not: a branch per key would be mispredicted too often.
     const AT_ONCE: usize = 8;
     let mut end = keys.len();
-    keys.resize(end + distances.len() + AT_ONCE, 0);
+    keys.resize(end + near.iter().map(|near| near.count_ones() as usize).sum::<usize>() + AT_ONCE, 0);
     for (w, (part, &near)) in distances.chunks(64).zip(near).enumerate() {
         let (mut left, marked) = (near, marked.get(w).copied().unwrap_or(0));
         if let Ok(part) = <&[D; 64]>::try_from(part) {

@@ -39,8 +39,10 @@ use wanted::Cuts;
 
 /// Queries between two calls of `progress`: enough to keep many threads busy, few enough to be a fraction of a second.
 const PORTION: usize = 512;
-/// Queries that pass over the database together.
+/// Queries that pass over the database together, at most.
 const GROUP: usize = 8;
+/// Bytes of what is kept of all items that stay in a second-level cache.
+const KEPT: usize = 1 << 18;
 
 /// The numbers of all queries, and their means.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +73,7 @@ pub fn evaluate<E: From<Refusal>>(
     for start in (0..queries.len()).step_by(PORTION) {
         let end = queries.len().min(start + PORTION);
         let groups: Vec<Range<usize>> =
-            (start..end).step_by(GROUP).map(|start| start..end.min(start + GROUP)).collect();
+            (start..end).step_by(pass.group()).map(|start| start..end.min(start + pass.group())).collect();
         let measured = groups.into_par_iter().map(|group| pass.measure(group));
         for (result, groups) in measured.collect::<Result<Vec<_>, Refusal>>()?.into_iter().flatten() {
             curves.add(&groups, result.relevant);
@@ -127,6 +129,16 @@ impl<'a> Pass<'a> {
         let limits = limits(self.queries, group.clone(), self.sample.as_ref(), most, self.items, ternary)?;
         let ranked = self.rank(group.clone(), &limits);
         Ok(group.zip(ranked).map(|(query, ranked)| self.numbers(query, ranked)).collect())
+    }
+
+    /// Whether all items are kept for the `first` ranks: cheaper than to choose many.
+    fn keeps_all(&self, first: usize) -> bool {
+        first >= self.items / 4
+    }
+
+    /// How many queries pass over the database together.
+    fn group(&self) -> usize {
+        if self.keeps_all(self.cuts.last()) { (KEPT / 2 / self.items).clamp(1, GROUP) } else { GROUP }
     }
 
     /// Ranks that must be found for a query: those that count, and those that do not.

@@ -274,24 +274,25 @@ fn read(keys: &[u16], groups: &[Group], cuts: &[usize]) -> Stable {
     }
     let mut found = vec![([0u32; LANES], [0.0f64; LANES]); cuts.len()];
     let mut first = u32::MAX;
-    let (mut ranks, mut hits) = ([0u32; STRIP + LANES], [0u32; STRIP + LANES]);
+    let mut before_hit = [0u64; STRIP + LANES];
     for strip in keys.chunks(STRIP) {
         let mut count = 0;
         for &key in strip {
             let Some(next) = next.get_mut(usize::from(key >> 1)) else { continue };
             let relevant = u64::from(key & 1);
-            (ranks[count], hits[count]) = (*next as u32 + 1, (*next >> 32) as u32 + 1);
+            // Written for every item; what is not relevant is written over.
+            before_hit[count] = *next;
             *next += 1 | relevant << 32;
             count += relevant as usize;
         }
         // Ranks beyond every cut fill up the last lanes.
-        ranks[count..count + LANES].fill(u32::MAX);
-        let end = count.next_multiple_of(LANES);
-        for (ranks, hits) in ranks[..end].chunks_exact(LANES).zip(hits[..end].chunks_exact(LANES)) {
-            let mut precisions = [0.0; LANES];
+        before_hit[count..count + LANES].fill(u64::from(u32::MAX - 1));
+        for before in before_hit[..count.next_multiple_of(LANES)].chunks_exact(LANES) {
+            let (mut ranks, mut precisions) = ([0u32; LANES], [0.0; LANES]);
             for lane in 0..LANES {
-                precisions[lane] = f64::from(hits[lane]) / f64::from(ranks[lane]);
+                ranks[lane] = before[lane] as u32 + 1;
                 first = first.min(ranks[lane]);
+                precisions[lane] = f64::from((before[lane] >> 32) as u32 + 1) / f64::from(ranks[lane]);
             }
             for (&cut, (counts, sums)) in cuts.iter().zip(&mut found) {
                 for lane in 0..LANES {
