@@ -9,6 +9,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
+#[global_allocator]
+static MEMORY: hashpipe::memory::Memory = hashpipe::memory::Memory::new();
+
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {

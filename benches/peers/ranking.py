@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hamming search and evaluation beside the reference's NumPy and Faiss, in turns.
 
-    cargo bench --no-run --bench ranking
+    cargo build --release --bench ranking
     python -m venv /tmp/env && /tmp/env/bin/pip install numpy faiss-cpu
     /tmp/env/bin/python benches/peers/ranking.py [--lists coco-lists.tar.gz] [--threads 2] [--rounds 3]
 
@@ -64,7 +64,7 @@ def ours(folder, bits, threads):
     root = Path(__file__).resolve().parents[2]
     builds = [path for path in root.glob("target/release/deps/ranking-*") if not path.suffix]
     if not builds:
-        sys.exit("build it first: cargo bench --no-run --bench ranking")
+        sys.exit("build it first: cargo build --release --bench ranking")
     newest = max(builds, key=lambda path: path.stat().st_mtime)
     command = [newest, folder, str(bits), str(threads), "2"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

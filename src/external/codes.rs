@@ -56,13 +56,18 @@ pub struct ReadCodes {
     pub form: String,
 }
 
+/// Bytes of a codes file from which it is mapped, so that it may be larger than memory; its digest is then not checked.
+const MAPPED_FROM: u64 = 1 << 30;
+
 /// Reads codes of whatever form the file has.
 ///
 /// # Errors
 /// What is no array of codes, with row and column where one number is at fault; what can be meant in two ways.
 pub fn read_codes(path: &Path, reading: Reading) -> Result<ReadCodes> {
     if !npy::is_npy(path) {
-        let (codes, header) = retrieval::read(path).map_err(|error| {
+        let is_large = path.metadata().is_ok_and(|found| found.len() >= MAPPED_FROM);
+        let read = if is_large { retrieval::map } else { retrieval::read };
+        let (codes, header) = read(path).map_err(|error| {
             let hint = "codes are a codes file of hashpipe or a NumPy array (`np.save`)";
             if error.message() == "not a codes file" { error.hint(hint) } else { error }
         })?;

@@ -215,11 +215,15 @@ fn count<D: Distance>(distances: &[D], planes: &[Vec<u64>], shift: u32, counts: 
 /// Appends the keys of all items.
 #[inline(always)]
 fn keep<D: Distance>(distances: &[D], any: &[u64], keys: &mut Vec<u16>) {
-    for (distances, any) in distances.chunks(64).zip(any) {
-        for (distances, byte) in distances.chunks(8).zip(any.to_le_bytes()) {
+    for (distances, &any) in distances.chunks(64).zip(any) {
+        let mut block = [0u16; 64];
+        for ((block, distances), byte) in block.chunks_exact_mut(8).zip(distances.chunks(8)).zip(any.to_le_bytes()) {
             let bits = SPREAD[usize::from(byte)].to_le_bytes();
-            keys.extend(distances.iter().zip(bits).map(|(d, bit)| (d.to_usize() << 1) as u16 | u16::from(bit)));
+            for ((key, distance), bit) in block.iter_mut().zip(distances).zip(bits) {
+                *key = (distance.to_usize() << 1) as u16 | u16::from(bit);
+            }
         }
+        keys.extend_from_slice(&block[..distances.len()]);
     }
 }
 
