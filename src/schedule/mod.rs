@@ -14,6 +14,7 @@ mod run;
 mod simulate;
 mod slots;
 mod state;
+mod watchers;
 mod worker;
 
 pub use machine::{Asked, FAKE_GPUS, Gpus, Machine};

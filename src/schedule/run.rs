@@ -7,6 +7,7 @@ use super::out_of_memory::gpu_was_full;
 use super::predict;
 use super::priority::{Rank, remaining};
 use super::slots::{Share, Slots};
+use super::watchers::Watchers;
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
 use crate::cache::{
@@ -63,6 +64,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         keys: HashMap::new(),
         contents: HashMap::new(),
         errors: vec![],
+        watchers: Watchers::new(),
         sender,
         interrupts_seen: 0,
     };
@@ -136,6 +138,7 @@ struct Run<'a> {
     /// What the tasks read that had their results.
     contents: HashMap<TaskId, Contents>,
     errors: Vec<Error>,
+    watchers: Watchers,
     sender: Sender<Note>,
     interrupts_seen: usize,
 }
@@ -488,7 +491,7 @@ impl Run<'_> {
         };
         self.running.insert(id, running);
         let (store, notes) = (self.store.clone(), self.sender.clone());
-        std::thread::spawn(move || worker::work(&store, &order, &leash, &notes));
+        self.watchers.start(move || worker::work(&store, &order, &leash, &notes));
     }
 
     fn hear(&mut self, note: Note) {

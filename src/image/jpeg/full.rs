@@ -55,6 +55,7 @@ fn run(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         let mut jpeg = Decompress { state, _errors: errors };
         c::jpeg_mem_src(&mut jpeg.state, bytes.as_ptr(), bytes.len() as c::c_ulong);
         (*jpeg.state.src).fill_input_buffer = Some(end);
+        (*jpeg.state.src).skip_input_data = Some(skip);
         c::jpeg_read_header(&mut jpeg.state, 1);
         jpeg
     };
@@ -77,7 +78,9 @@ fn run(bytes: &[u8]) -> Result<Decoded, DecodeError> {
             let mut row = row.as_mut_ptr();
             c::jpeg_read_scanlines(state, &mut row, 1);
         }
-        // Reads on to the end of the picture, and fails if it is not there.
+        // Reads on to the end of the picture. Every row is there: like Pillow, we do without the mark of the end, but not
+        // with damage before it.
+        (*state.src).fill_input_buffer = Some(no_more);
         c::jpeg_finish_decompress(state);
     }
     Ok(Decoded { width, height, channels, data })
@@ -105,6 +108,22 @@ unsafe extern "C-unwind" fn say_nothing(_: &mut c::jpeg_common_struct, _: c::c_i
 /// Called when it wants more than there is.
 unsafe extern "C-unwind" fn end(_: &mut c::jpeg_decompress_struct) -> c::boolean {
     throw("the file is cut off: the JPEG data ends too early".into())
+}
+
+/// Called instead when it wants more and need not have it: it gives up.
+unsafe extern "C-unwind" fn no_more(_: &mut c::jpeg_decompress_struct) -> c::boolean {
+    0
+}
+
+/// Passes over bytes that it does not want; those that are not there are missed by the next reading, and not before.
+unsafe extern "C-unwind" fn skip(state: &mut c::jpeg_decompress_struct, bytes: c::c_long) {
+    // SAFETY: the source was set up by `jpeg_mem_src`, and not more is passed over than there is.
+    unsafe {
+        let source = &mut *state.src;
+        let bytes = usize::try_from(bytes).unwrap_or(0).min(source.bytes_in_buffer);
+        source.next_input_byte = source.next_input_byte.add(bytes);
+        source.bytes_in_buffer -= bytes;
+    }
 }
 
 /// Leaves libjpeg, without a word from the panic hook.

@@ -204,6 +204,18 @@ fn an_early_end_is_an_error() {
     }
 }
 
+/// A mark of a segment in the middle of the data, which claims to be longer than the file: the rest of the picture is
+/// grey, and as with Pillow, nobody misses the mark of the end.
+#[test]
+fn an_end_that_is_passed_over_is_not_missed() {
+    let mut bytes = encode(&odd((61, 47), HALF));
+    let middle = bytes.len() * 2 / 3;
+    bytes[middle..middle + 4].copy_from_slice(&[0xff, 0xe7, 0xff, 0xf0]);
+    let pixels = decode(&bytes, &mut all).unwrap();
+    assert_eq!((pixels.width, pixels.height), (61, 47));
+    assert!(decode(&bytes[..middle], &mut all).is_err(), "nothing follows: it is cut off");
+}
+
 #[test]
 fn inks_are_mixed_as_pillow_does() {
     // Stored is what the inks leave over. From Pillow 13: Image.fromarray(..., "CMYK").convert("RGB").
