@@ -59,14 +59,18 @@ def write(folder, side, bits):
     return packed
 
 
-def ours(folder, bits, threads):
-    """One round of every measurement of ours, by name."""
+def newest():
+    """Returns the newest build of our benchmark."""
     root = Path(__file__).resolve().parents[2]
     builds = [path for path in root.glob("target/release/deps/ranking-*") if not path.suffix]
     if not builds:
         sys.exit("build it first: cargo build --release --bench ranking")
-    newest = max(builds, key=lambda path: path.stat().st_mtime)
-    command = [newest, folder, str(bits), str(threads), "2"]
+    return max(builds, key=lambda path: path.stat().st_mtime)
+
+
+def ours(binary, folder, bits, threads):
+    """One round of every measurement of ours, by name."""
+    command = [binary, folder, str(bits), str(threads), "2"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return [json.loads(line) for line in lines]
 
@@ -114,7 +118,7 @@ def compare(name, sides, folder, options):
     note = lambda what, seconds: times.setdefault(what, []).append(seconds)
     cuts = [10, 100, 5000] if labels is not None else [10, 100]
     for _ in range(options.rounds):
-        for line in ours(folder, database.shape[1] * 8, options.threads):
+        for line in ours(options.binary or newest(), folder, database.shape[1] * 8, options.threads):
             if "what" in line:
                 note(f"hashpipe {line['what']}", min(line["seconds"]))
             told.update({line.get("what", key): line for key in line})
@@ -147,6 +151,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--numpy-queries", type=int, default=100)
+    parser.add_argument("--binary", help="our benchmark, if not the newest build")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(options.threads)
     with tempfile.TemporaryDirectory() as folder:
