@@ -6,6 +6,10 @@ use libfuzzer_sys::fuzz_target;
 use std::io::Write as _;
 
 fuzz_target!(|bytes: &[u8]| {
+    // Parquet is read by a library of others, whose panics `codefile` catches; the fuzzer would end at the first.
+    if bytes.starts_with(b"PAR1") {
+        return;
+    }
     let Ok(mut file) = tempfile::NamedTempFile::new() else { return };
     if file.write_all(bytes).is_err() {
         return;

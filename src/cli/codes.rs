@@ -1,5 +1,6 @@
 //! `hashpipe codes`: codes out to other programs, and in from them.
 
+use super::codes_stats;
 use crate::codefile::{self, BitOrder, FORMATS, Format, Options};
 use crate::error::{Error, Result};
 use crate::report::{note, plural, print};
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 pub(super) enum Command {
     /// Show what a file of codes holds, whoever wrote it
     Inspect(Inspect),
+    /// Show what codes are like: balance, entropy, correlation and effective bits, collisions
+    Stats(codes_stats::Arguments),
     /// Write codes for another program; `--to` or the ending of OUT tells the format
     Convert(Convert),
     /// List the formats
@@ -83,6 +86,7 @@ pub(super) struct Convert {
 pub(super) fn run(command: &Command) -> Result<u8> {
     match command {
         Command::Inspect(arguments) => inspect(arguments)?,
+        Command::Stats(arguments) => return codes_stats::run(arguments),
         Command::Convert(arguments) => convert(arguments)?,
         Command::Formats => {
             FORMATS

@@ -3,6 +3,7 @@
 mod bench;
 mod codes;
 mod codes_arguments;
+mod codes_stats;
 mod compare;
 mod diff;
 mod dry_run;

@@ -142,7 +142,7 @@ pub fn read(path: &Path, options: &Options) -> Result<(CodeSet, &'static Format)
         let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
         return Err(Error::data(format!("`{name}` is no file of codes")).note(format!("read are {}", names.join(", "))));
     };
-    let set = (format.read)(path, options).map_err(|error| error.at(Place::Path(name.to_string())))?;
+    let set = (format.read)(path, options).map_err(|error| error.within(Place::Path(name.to_string())))?;
     Ok((set, format))
 }
 

@@ -3,8 +3,8 @@
 use super::{CodeSet, Format, Options, from_bytes, to_bytes};
 use crate::error::{Error, Result};
 use parquet::basic::{Compression, Repetition, Type as Physical};
-use parquet::column::reader::ColumnReader;
-use parquet::data_type::{ByteArray, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -82,7 +82,8 @@ fn read(path: &Path, options: &Options) -> Result<CodeSet> {
     let damaged = |note: String| Error::data("the Parquet file cannot be read").note(note);
     let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
     // The library checks most of what a file says, but not all: a damaged one may make it panic.
-    let read = std::panic::catch_unwind(|| read_from(file)).map_err(|_| damaged("it is damaged".into()))?;
+    let length = file.metadata().map_err(|e| Error::io("read", path, &e))?.len();
+    let read = std::panic::catch_unwind(|| read_from(file, length)).map_err(|_| damaged("it is damaged".into()))?;
     let Columns { ids, codes, row, bits } = read.map_err(|e| damaged(e.to_string()))?;
     let options = Options { bits: options.bits.or(bits), ..options.clone() };
     let codes = from_bytes(codes, row, &options)?;
@@ -100,7 +101,7 @@ struct Columns {
     bits: Option<usize>,
 }
 
-fn read_from(file: File) -> Result<Columns, ParquetError> {
+fn read_from(file: File, length: u64) -> Result<Columns, ParquetError> {
     let odd = |what: String| ParquetError::General(what);
     let reader = SerializedFileReader::new(file)?;
     let about = reader.metadata().file_metadata();
@@ -122,31 +123,54 @@ fn read_from(file: File) -> Result<Columns, ParquetError> {
         codes.extend_from_slice(code);
         Ok(())
     };
+    inside(&reader, length)?;
     for index in 0..reader.num_row_groups() {
         let group = reader.get_row_group(index)?;
         if let (Some(id), Some(ids)) = (id, &mut ids) {
-            let ColumnReader::Int64ColumnReader(mut column) = group.get_column_reader(id)? else {
+            let ColumnReader::Int64ColumnReader(column) = group.get_column_reader(id)? else {
                 return Err(odd("its column `id` is not int64".into()));
             };
-            while column.read_records(BATCH, None, None, ids)?.0 > 0 {}
+            each(column, |id| {
+                ids.push(*id);
+                Ok(())
+            })?;
         }
         match group.get_column_reader(code)? {
-            ColumnReader::FixedLenByteArrayColumnReader(mut column) => loop {
-                let mut values = vec![];
-                if column.read_records(BATCH, None, None, &mut values)?.0 == 0 {
-                    break;
-                }
-                values.iter().try_for_each(|value| take(value.data()))?;
-            },
-            ColumnReader::ByteArrayColumnReader(mut column) => loop {
-                let mut values = vec![];
-                if column.read_records(BATCH, None, None, &mut values)?.0 == 0 {
-                    break;
-                }
-                values.iter().try_for_each(|value| take(value.data()))?;
-            },
+            ColumnReader::FixedLenByteArrayColumnReader(column) => each(column, |code| take(code.data()))?,
+            ColumnReader::ByteArrayColumnReader(column) => each(column, |code| take(code.data()))?,
             _ => return Err(odd("its column `code` does not hold bytes".into())),
         }
     }
     Ok(Columns { ids, codes, row, bits })
+}
+
+/// Refuses columns that lie outside of the file: the library would panic.
+fn inside(reader: &SerializedFileReader<File>, length: u64) -> Result<(), ParquetError> {
+    for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
+        let fits = start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end <= length);
+        if !fits {
+            return Err(ParquetError::General("a column lies outside of the file".into()));
+        }
+    }
+    Ok(())
+}
+
+/// Every value of a column; one that is missing is an error.
+fn each<T: DataType>(
+    mut column: ColumnReaderImpl<T>,
+    mut take: impl FnMut(&T::T) -> Result<(), ParquetError>,
+) -> Result<(), ParquetError> {
+    loop {
+        let (mut values, mut levels) = (vec![], vec![]);
+        let (records, found, _) = column.read_records(BATCH, Some(&mut levels), None, &mut values)?;
+        if found < records {
+            return Err(ParquetError::General("a row has no value".into()));
+        }
+        if records == 0 {
+            return Ok(());
+        }
+        values.iter().try_for_each(&mut take)?;
+    }
 }

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 /// The longest name of a storage, in bytes; PyTorch numbers them.
 const MAX_KEY: usize = 256;
 
+/// What an array or a tensor weighs beside its shape, as references to values.
+const WEIGHT: usize = 24;
+
 /// The most dimensions: more have no use in a network.
 const MAX_DIMENSIONS: usize = 16;
 
@@ -141,7 +144,7 @@ pub(super) fn build<'a>(machine: &mut Machine<'a>, object: Id, state: Id) -> Res
             } else if !matches!(machine.node(data), Node::Bytes(_)) {
                 data = object;
             }
-            machine.linked(shape.len())?;
+            machine.linked(WEIGHT + 2 * shape.len())?;
             Ok(Some(Node::Array(Box::new(Raw { dtype, shape, fortran, data }))))
         }
         // Attributes of an `OrderedDict`, such as the `_metadata` of a state_dict; and objects that are not made.
@@ -151,7 +154,7 @@ pub(super) fn build<'a>(machine: &mut Machine<'a>, object: Id, state: Id) -> Res
 }
 
 /// What a persistent id means: `('storage', torch.FloatStorage, key, location, length[, view])`.
-pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<Node<'a>> {
+pub(super) fn storage<'a>(machine: &mut Machine<'a>, id: Id) -> Result<Node<'a>> {
     let fault = || odd("a storage");
     let ids = sequence(machine, id).ok_or_else(fault)?;
     let [tag, class, key, _, length, rest @ ..] = ids else { return Err(fault()) };
@@ -169,6 +172,7 @@ pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<Node<'a>> {
         offset = number_of(machine, *begin).ok_or_else(fault)?;
     }
     let (key, shape, strides) = (key.to_string(), vec![], vec![]);
+    machine.linked(WEIGHT + key.len() / 4)?;
     Ok(Node::Storage(Box::new(Tensor { key, number, total, offset, shape, strides })))
 }
 
@@ -189,7 +193,7 @@ fn tensor<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
     if !is_empty && last.is_none_or(|last| last >= storage.total) {
         return Err(Error::data("a tensor that reaches beyond its storage"));
     }
-    machine.linked(4 * shape.len())?;
+    machine.linked(WEIGHT + 4 * shape.len() + storage.key.len() / 4)?;
     Ok(Node::Tensor(Box::new(Tensor { offset, shape, strides, ..*storage })))
 }
 
@@ -228,7 +232,7 @@ fn from_buffer<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let Node::Dtype(dtype) = machine.node(*dtype).clone() else { return Err(fault()) };
     let shape = numbers(machine, *shape).ok_or_else(fault)?;
     let fortran = text(machine, *order) == Some("F");
-    machine.linked(shape.len())?;
+    machine.linked(WEIGHT + 2 * shape.len())?;
     Ok(Node::Array(Box::new(Raw { dtype, shape, fortran, data: *data })))
 }
 

@@ -170,7 +170,7 @@ fn damaged(path: &Path, note: impl Into<String>) -> Error {
 
 /// An error about a file's inside, with the file's name.
 fn named(error: Error, path: &Path) -> Error {
-    error.at(crate::error::Place::Path(path.display().to_string()))
+    error.within(crate::error::Place::Path(path.display().to_string()))
 }
 
 #[cfg(test)]

@@ -98,7 +98,8 @@ fn graph(layers: &[Layer], model: &HashModel, card: &Card, options: Options) -> 
     let mut step =
         |graph: &mut Message, operation: &str, further: &[&str], attributes: &[Message], output: Option<&str>| {
             let name = format!("{operation}_{nodes}");
-            let output = output.map_or(name.clone(), ToOwned::to_owned);
+            // Some runtimes keep nodes and values under one roof: their names must differ.
+            let output = output.map_or_else(|| format!("x{nodes}"), ToOwned::to_owned);
             let mut node = Message::default();
             node.text(1, &value);
             further.iter().for_each(|input| node.text(1, input));
