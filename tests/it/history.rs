@@ -274,6 +274,9 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
     space.run(&["--set", "train.net.seed=7"]).ok();
     space.run(&["--set", "train.net.seed=7", "--set", "train.net.epochs=2"]).ok();
     space.run(&["--set", "evaluate.map.top_k=5"]).ok();
+    // Strictness changes no figure: the same protocol, and the same rows.
+    let apart = ["--set", "lists.shapes.protocol=strict", "--set", "evaluate.map.protocol=strict"];
+    space.hashpipe(&[&["run", "p.toml"][..], &apart].concat()).ok();
     let boards = space.hashpipe(&["leaderboard", "--json"]).ok().json();
     let board = |top_k: &str| boards.iter().find(|board| board["protocol"]["top_k"] == top_k).unwrap();
     assert_eq!(boards.len(), 2);
