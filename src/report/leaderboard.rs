@@ -138,7 +138,9 @@ impl Leaderboard {
                 let protocol = history.protocol(action, names);
                 let group = match action.facts.get("protocol") {
                     // A figure of all ranks has another name than one of as many as there are.
-                    Some(name) => format!("{name} {}", in_order(entry.metrics.keys()).swap_remove(0)),
+                    Some(name) => {
+                        format!("{name} {}", in_order(entry.metrics.keys()).first().cloned().unwrap_or_default())
+                    }
                     None => format!("{protocol:?}"),
                 };
                 boards.entry(group).or_insert((protocol, vec![])).1.push((entry, action));
