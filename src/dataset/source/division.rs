@@ -89,7 +89,7 @@ impl Draw {
     ///
     /// # Errors
     /// Too few images.
-    pub(super) fn from_all(&self, mut pool: Vec<Member>, classes: Vec<String>) -> Result<Division> {
+    pub(super) fn over_all(&self, mut pool: Vec<Member>, classes: Vec<String>) -> Result<Division> {
         self.check_count("the data set", pool.len(), ["query", "train"])?;
         pool.sort_unstable();
         seeded::stream(self.seed, "split of images", &[]).shuffle(&mut pool);
@@ -100,7 +100,7 @@ impl Draw {
 
     /// Draws the same number from a class, and adds its images to what was drawn of others. What is drawn depends on the
     /// seed, the class's name and its images only.
-    pub(super) fn from_class(&self, name: &str, mut members: Vec<Member>, division: &mut Division) {
+    pub(super) fn within_class(&self, name: &str, mut members: Vec<Member>, division: &mut Division) {
         seeded::stream(self.seed, &format!("split of {name}"), &[]).shuffle(&mut members);
         self.cut(members, division);
         division.classes.push(name.to_string());
@@ -261,7 +261,7 @@ mod tests {
         for (database, size) in
             [(Database::Rest, 25), (Database::TrainAndRest, 35), (Database::Train, 10), (Database::QueryAndRest, 30)]
         {
-            let division = draw(database).from_all(pool(40), classes()).unwrap();
+            let division = draw(database).over_all(pool(40), classes()).unwrap();
             assert_eq!([division.query.len(), division.train.len(), division.database.len()], [5, 10, size]);
             assert!(names(&division.query).is_disjoint(&names(&division.train)));
             assert_eq!(names(&division.train).is_subset(&names(&division.database)), database.holds_train());
@@ -274,9 +274,9 @@ mod tests {
     fn a_draw_depends_on_the_seed_and_on_no_order() {
         let mut turned = pool(40);
         turned.reverse();
-        let first = draw(Database::Rest).from_all(pool(40), classes()).unwrap();
-        assert_eq!(first, draw(Database::Rest).from_all(turned, classes()).unwrap());
-        assert_ne!(first, Draw { seed: 4, ..draw(Database::Rest) }.from_all(pool(40), classes()).unwrap());
+        let first = draw(Database::Rest).over_all(pool(40), classes()).unwrap();
+        assert_eq!(first, draw(Database::Rest).over_all(turned, classes()).unwrap());
+        assert_ne!(first, Draw { seed: 4, ..draw(Database::Rest) }.over_all(pool(40), classes()).unwrap());
     }
 
     #[test]
@@ -292,10 +292,10 @@ mod tests {
 
     #[test]
     fn too_few_images_are_counted() {
-        let error = draw(Database::Rest).from_all(pool(15), classes()).unwrap_err();
+        let error = draw(Database::Rest).over_all(pool(15), classes()).unwrap_err();
         assert_eq!(error.message(), "the data set has too few images: 15, but 16 are needed");
-        assert!(draw(Database::TrainAndRest).from_all(pool(15), classes()).is_ok());
+        assert!(draw(Database::TrainAndRest).over_all(pool(15), classes()).is_ok());
         let huge = Draw { query: usize::MAX, ..draw(Database::Rest) };
-        assert!(huge.from_all(pool(15), classes()).is_err());
+        assert!(huge.over_all(pool(15), classes()).is_err());
     }
 }

@@ -90,7 +90,7 @@ impl Folders {
             match check_count(&draw, &name, paths.len()) {
                 Ok(()) => {
                     let members = paths.into_iter().map(|path| Member { path, labels: vec![class] }).collect();
-                    draw.from_class(&name, members, &mut division);
+                    draw.within_class(&name, members, &mut division);
                 }
                 Err(fault) => faults.push(fault.at(Place::Path(root.display().to_string()))),
             }

@@ -185,7 +185,7 @@ impl MirFlickr {
         let members =
             (1..).zip(labels).map(|(number, labels): (u32, _)| Member { path: format!("im{number}.jpg"), labels });
         let pool = members.filter(|member| self.unlabelled == Unlabelled::Keep || !member.labels.is_empty()).collect();
-        self.draw().from_all(pool, classes.into_iter().map(|(name, _)| name).collect())
+        self.draw().over_all(pool, classes.into_iter().map(|(name, _)| name).collect())
     }
 }
 

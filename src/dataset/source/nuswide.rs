@@ -214,7 +214,7 @@ impl NusWide {
         let classes = chosen.into_iter().map(|concept| layout.labels[concept].0.clone()).collect();
         let division = match self.draw {
             Way::Concept => self.draws().by_label(pool, classes)?,
-            Way::All => self.draws().from_all(pool, classes)?,
+            Way::All => self.draws().over_all(pool, classes)?,
         };
         Ok((division, note))
     }

@@ -267,7 +267,7 @@ impl Cifar {
         for (name, members) in classes.iter().zip(members) {
             let what = format!("class `{name}`");
             match draw.check_count(&what, members.len(), ["query_per_class", "train_per_class"]) {
-                Ok(()) => draw.from_class(name, members, &mut division),
+                Ok(()) => draw.within_class(name, members, &mut division),
                 Err(fault) => faults.push(fault.at(Place::Path(folder.display().to_string()))),
             }
         }

@@ -139,7 +139,7 @@ impl Coco {
             members(&found, part, path, &classes, &mut pool, &mut faults);
         }
         faults.into_result()?;
-        self.draw().from_all(pool, classes)
+        self.draw().over_all(pool, classes)
     }
 }
 

@@ -297,9 +297,15 @@ impl Table {
         let classes = self.classes.as_deref().unwrap_or_default();
         let mut labels = vec![];
         let mut take = |label: u32, cell: Option<Cell>| match cell {
-            Some(Cell::Text(text)) if text.trim() == "1" => Ok(labels.push(label)),
+            Some(Cell::Text(text)) if text.trim() == "1" => {
+                labels.push(label);
+                Ok(())
+            }
             Some(Cell::Text(text)) if text.trim() == "0" => Ok(()),
-            Some(Cell::Json(value)) if *value == 1 || *value == true => Ok(labels.push(label)),
+            Some(Cell::Json(value)) if *value == 1 || *value == true => {
+                labels.push(label);
+                Ok(())
+            }
             Some(Cell::Json(value)) if *value == 0 || *value == false => Ok(()),
             other => {
                 let class = &classes[label as usize];

@@ -134,7 +134,7 @@ impl<'a> Records<'a> {
     }
 
     /// The first of these columns that is not there, where the first line names columns.
-    pub(super) fn missing<'n>(&self, names: &[&'n str]) -> Option<Error> {
+    pub(super) fn missing(&self, names: &[&str]) -> Option<Error> {
         let columns = self.columns.as_ref()?;
         let name = names.iter().find(|name| !columns.contains_key(**name))?;
         let mut known: Vec<&str> = columns.keys().map(String::as_str).collect();

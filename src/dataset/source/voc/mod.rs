@@ -192,7 +192,7 @@ impl Voc {
             }
         }
         faults.into_result()?;
-        self.draw().from_all(pool, classes)
+        self.draw().over_all(pool, classes)
     }
 
     /// An image with its classes; `None` if no object of it counts.
