@@ -1,11 +1,12 @@
 //! AlexNet's forward pass and training step, in images per second.
 //!
 //! ```text
-//! network [--batch 64] [--threads 2] [--seconds 10] [--precision f32] [--json] [--layers]
+//! network [--batch 64] [--threads 2] [--seconds 10] [--precision f32] [--cpu] [--json] [--layers]
 //! ```
 //!
 //! Both take turns with a loop of nothing but multiplications, whose speed is the floor: what the machine could do in that
-//! very second. `--layers` times each layer by itself.
+//! very second. `--layers` times each layer by itself. `--cpu` counts the processor's seconds instead of the clock's: for a
+//! busy machine, on one thread.
 
 #![expect(clippy::print_stdout, reason = "what it measures is read from there")]
 
@@ -14,6 +15,8 @@ use hashpipe::kernel::{self, Conv2d, GradientSink, Input, Linear, MaxPool2d, Pre
 use hashpipe::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use hashpipe::model::optim::{Optimizer, OptimizerSpec};
 use hashpipe::model::{HashModel, Mode};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use std::time::Instant;
 
 #[global_allocator]
@@ -30,6 +33,7 @@ struct Options {
     seconds: f64,
     json: bool,
     layers: bool,
+    cpu: bool,
     precision: Precision,
 }
 
@@ -47,6 +51,7 @@ fn main() {
         seconds: value("--seconds").unwrap_or(10.0),
         json: is_given("--json"),
         layers: is_given("--layers"),
+        cpu: is_given("--cpu"),
         precision: text("--precision").map_or(Ok(Precision::F32), |name| name.parse()).expect("`--precision`"),
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads can be started");
@@ -62,10 +67,27 @@ fn tensor(shape: &[usize]) -> candle_core::Result<Tensor> {
 }
 
 /// Seconds that some work takes.
-fn seconds(work: impl FnOnce() -> candle_core::Result<()>) -> candle_core::Result<f64> {
-    let began = Instant::now();
+fn seconds(options: &Options, work: impl FnOnce() -> candle_core::Result<()>) -> candle_core::Result<f64> {
+    let (began, used) = (Instant::now(), processor());
     work()?;
-    Ok(began.elapsed().as_secs_f64())
+    Ok(if options.cpu { processor() - used } else { began.elapsed().as_secs_f64() })
+}
+
+/// Seconds that all threads of this process have worked.
+fn processor() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
+    [usage.user_time(), usage.system_time()].iter().map(|time| time.num_microseconds() as f64 * 1e-6).sum()
+}
+
+/// What vectors and products of numbers in registers reach, in 10^9 per second.
+fn floor(options: &Options) -> f64 {
+    let mut operations = 0.0;
+    let work = || {
+        operations = floor::multiply(options.precision);
+        Ok(())
+    };
+    let took = seconds(options, work).expect("the processor multiplies");
+    operations / took / 1e9
 }
 
 /// The number below which so many hundredths lie.
@@ -87,9 +109,9 @@ fn network(options: &Options) -> candle_core::Result<()> {
     let (mut forward, mut training, mut floors) = (vec![], vec![], vec![]);
     let began = Instant::now();
     for round in 0.. {
-        let floor = floor::gflops(options.precision);
-        let pass = seconds(|| model.forward(&xs, Mode::Eval).map(drop))?;
-        let step = seconds(|| step(&model, sgd.as_mut(), &xs, round))?;
+        let floor = floor(options);
+        let pass = seconds(options, || model.forward(&xs, Mode::Eval).map(drop))?;
+        let step = seconds(options, || step(&model, sgd.as_mut(), &xs, round))?;
         // The first round pays for memory that is used again.
         if round > 0 {
             floors.push(floor);
@@ -194,13 +216,13 @@ fn layers(options: &Options) -> candle_core::Result<()> {
     let mut times = vec![vec![]; layers.len()];
     let mut floors = vec![];
     while began.elapsed().as_secs_f64() < options.seconds || times[0].len() < 4 {
-        floors.push(floor::gflops(options.precision));
+        floors.push(floor(options));
         for (layer, times) in layers.iter().zip(&mut times) {
             let inputs = layer.vars.each_ref().map(Var::as_detached_tensor);
-            let forward = seconds(|| (layer.operation)(&inputs).map(drop))?;
+            let forward = seconds(options, || (layer.operation)(&inputs).map(drop))?;
             let tracked = layer.vars.each_ref().map(|var| var.as_tensor().clone());
             let ys = (layer.operation)(&tracked)?.sum_all()?;
-            let backward = seconds(|| ys.backward().map(drop))?;
+            let backward = seconds(options, || ys.backward().map(drop))?;
             times.push((forward, backward));
         }
     }

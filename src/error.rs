@@ -167,6 +167,13 @@ impl Error {
         self
     }
 
+    /// Sets the place, unless a closer one is known.
+    #[must_use]
+    pub fn within(mut self, place: Place) -> Self {
+        self.0.place.get_or_insert(place);
+        self
+    }
+
     /// Adds a fact: what was found, what was expected.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {

@@ -16,16 +16,19 @@ pub mod seeded;
 
 // The domain: knows nothing of pipelines.
 pub mod certainty;
+pub mod codefile;
 pub mod dataset;
+pub mod external;
 pub mod fetch;
 pub mod image;
 pub mod kernel;
 pub mod model;
 pub mod npy;
 pub mod per_query;
+pub mod pickle;
 pub mod retrieval;
+pub mod weightfile;
 pub mod assess;
-pub mod external;
 
 // The steps, in the order data flows.
 pub mod config;
@@ -39,3 +42,6 @@ pub mod stage;
 pub mod report;
 pub mod schema;
 pub mod cli;
+
+#[cfg(test)]
+mod testdata;

@@ -98,7 +98,7 @@ fn write<const N: usize>(
 ) -> Result<()> {
     let run = || -> std::io::Result<usize> {
         let mut out = BufWriter::new(File::create(path)?);
-        out.write_all(&header(descr, rows, columns))?;
+        out.write_all(&head(descr, &[rows, columns]))?;
         let mut count = 0;
         for value in values {
             out.write_all(&value)?;
@@ -114,9 +114,11 @@ fn write<const N: usize>(
     Ok(())
 }
 
-/// Everything before the values.
-fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
-    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+/// Everything before the values of an array.
+pub fn head(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", lengths.join(", "));
     let prefix = MAGIC.len() + 4;
     let length = (prefix + dict.len() + 1).next_multiple_of(ALIGNMENT) - prefix;
     let mut bytes = [&MAGIC[..], &[1, 0], &(length as u16).to_le_bytes(), dict.as_bytes()].concat();
@@ -129,6 +131,29 @@ fn header(descr: &str, rows: usize, columns: usize) -> Vec<u8> {
 pub fn read(path: &Path) -> Result<Array> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     parse(&bytes).map_err(|e| e.at(place(path)))
+}
+
+/// What a file says of its array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// NumPy's name of the type: `<f4`.
+    pub descr: String,
+    pub fortran_order: bool,
+    pub shape: Vec<usize>,
+    /// Where the values begin.
+    pub length: usize,
+}
+
+/// Reads what stands before the values; `bytes` may end behind it.
+///
+/// # Errors
+/// What is no NumPy file.
+pub fn header(bytes: &[u8]) -> Result<Header> {
+    let (dict, data) = split(bytes)?;
+    let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
+        return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
+    };
+    Ok(Header { descr: descr.to_string(), fortran_order, shape, length: bytes.len() - data.len() })
 }
 
 /// Whether a file starts as a NumPy array does.
@@ -451,7 +476,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error() {
-        let bytes = [header("<f4", 2, 2), vec![0; 16]].concat();
+        let bytes = [head("<f4", &[2, 2]), vec![0; 16]].concat();
         assert!(parse(&bytes).is_ok());
         for length in 0..bytes.len() {
             message(&bytes[..length]);
@@ -461,7 +486,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(flips in prop::collection::vec((0usize..96, any::<u8>()), 1..6)) {
-            let mut bytes = [header("|u1", 4, 8), vec![0; 32]].concat();
+            let mut bytes = [head("|u1", &[4, 8]), vec![0; 32]].concat();
             for (place, byte) in flips {
                 bytes[place] = byte;
             }

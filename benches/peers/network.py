@@ -19,17 +19,19 @@ from pathlib import Path
 # What makes glibc keep large blocks and ask for huge pages.
 HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 
-# Name: layout, autocast to bf16, huge pages.
+# Name: precision, or layout, autocast to bf16, huge pages.
+OURS = {"hashpipe": "f32", "hashpipe bf16": "bf16"}
 PEERS = {
     "PyTorch NCHW": ("nchw", False, False),
     "PyTorch channels_last": ("channels_last", False, False),
     "PyTorch NCHW, huge pages": ("nchw", False, True),
     "PyTorch channels_last, huge pages": ("channels_last", False, True),
+    "PyTorch bf16 channels_last": ("channels_last", True, False),
     "PyTorch bf16 channels_last, huge pages": ("channels_last", True, True),
 }
 
 
-def peer(layout, bf16, batch, threads, seconds):
+def peer(layout, bf16, batch, threads, seconds, cpu):
     """Prints PyTorch's rates as JSON; runs in the interpreter that has PyTorch."""
     import time
 
@@ -64,38 +66,39 @@ def peer(layout, bf16, batch, threads, seconds):
         loss.backward()
         sgd.step()
 
+    clock = time.process_time if cpu else time.perf_counter
     forward()
     train()
     rates = {"forward": [], "train": []}
     began = time.perf_counter()
     while not rates["train"] or time.perf_counter() - began < seconds:
         for what, work in (("forward", forward), ("train", train)):
-            start = time.perf_counter()
+            start = clock()
             work()
-            rates[what].append(batch / (time.perf_counter() - start))
+            rates[what].append(batch / (clock() - start))
     print(json.dumps({what: statistics.median(values) for what, values in rates.items()}))
 
 
-def ours(batch, threads, seconds):
+def ours(target, precision, batch, threads, seconds, cpu):
     """Returns our rates, of the newest build."""
     root = Path(__file__).resolve().parents[2]
-    builds = [path for path in root.glob("target/release/deps/network-*") if not path.suffix]
+    builds = [path for path in root.glob(f"target/{target}/deps/network-*") if not path.suffix]
     if not builds:
         sys.exit("build it first: cargo build --release --bench network")
     newest = max(builds, key=lambda path: path.stat().st_mtime)
-    sizes = ["--batch", batch, "--threads", threads, "--seconds", seconds]
-    command = [newest, *map(str, sizes), "--json"]
+    sizes = ["--batch", batch, "--threads", threads, "--seconds", seconds, "--precision", precision]
+    command = [newest, *map(str, sizes), "--json", *(["--cpu"] if cpu else [])]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return {told["what"]: told["images_per_second"] for told in map(json.loads, lines)}
 
 
-def theirs(python, name, batch, threads, seconds):
+def theirs(python, name, batch, threads, seconds, cpu):
     """Returns PyTorch's rates."""
     layout, bf16, huge = PEERS[name]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     if huge:
         environment["GLIBC_TUNABLES"] = HUGE
-    sizes = [str(batch), str(threads), str(seconds)]
+    sizes = [str(batch), str(threads), str(seconds), str(int(cpu))]
     command = [python, __file__, "--peer", layout, str(int(bf16)), *sizes]
     run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(run.stdout)
@@ -109,25 +112,31 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6, help="per process and round")
-    parser.add_argument("--peer", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for a busy machine, with --threads 1")
+    parser.add_argument("--target", default="release", help="the build's folder in target/ [%(default)s]")
+    parser.add_argument("--peer", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
-        layout, bf16, batch, threads, seconds = options.peer
-        return peer(layout, bf16 == "1", int(batch), int(threads), float(seconds))
+        layout, bf16, batch, threads, seconds, cpu = options.peer
+        return peer(layout, bf16 == "1", int(batch), int(threads), float(seconds), cpu == "1")
 
-    sizes = (options.batch, options.threads, options.seconds)
-    found = {name: [] for name in ["hashpipe", *PEERS]}
+    sizes = (options.batch, options.threads, options.seconds, options.cpu)
+    found = {name: [] for name in [*OURS, *PEERS]}
     for _ in range(options.rounds):
-        found["hashpipe"].append(ours(*sizes))
+        for name, precision in OURS.items():
+            found[name].append(ours(options.target, precision, *sizes))
         for name in PEERS:
             found[name].append(theirs(options.python, name, *sizes))
-    print(f"images/s, batch {options.batch}, {options.threads} threads; medians of {options.rounds} rounds (least-most)")
+    unit = "images per CPU second" if options.cpu else "images/s"
+    print(f"{unit}, batch {options.batch}, {options.threads} threads; medians of {options.rounds} rounds (least-most)")
     print("| | forward | hashpipe is | training step | hashpipe is |\n|---|---|---|---|---|")
     for name, rounds in found.items():
+        # Each precision is compared with its own.
+        mine = "hashpipe bf16" if "bf16" in name else "hashpipe"
         cells = [name]
         for what in ("forward", "train"):
             rates = [rates[what] for rates in rounds]
-            ratios = [mine[what] / rate for mine, rate in zip(found["hashpipe"], rates)]
+            ratios = [own[what] / rate for own, rate in zip(found[mine], rates)]
             cells.append(f"{statistics.median(rates):.1f} ({min(rates):.1f}-{max(rates):.1f})")
             cells.append(f"x {statistics.median(ratios):.2f}")
         print(f"| {' | '.join(cells)} |")

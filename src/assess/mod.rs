@@ -55,13 +55,10 @@ pub struct Assessment {
     pub database_codes: Statistics,
 }
 
-/// Bootstrap intervals over queries, of the main figure; `None` for a single query.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Intervals {
-    pub value: Option<Interval>,
-    pub value_min_rk: Option<Interval>,
-    pub value_expected_over_ties: Option<Interval>,
-}
+/// Bootstrap intervals over queries, by the names that figures have in a result: those of the main figure, `ndcg`,
+/// `lookup_precision` and `lookup_recall`, `other` (with the queries in the database, or without them), and `map_at_K` for
+/// further ranks. None for a single query.
+pub type Intervals = BTreeMap<String, Interval>;
 
 /// Measures everything.
 ///
@@ -93,18 +90,37 @@ pub fn assess<E: From<Refusal>>(
             Some(retrieval::evaluate(queries, database, relevance, &wanted, &mut progress)?)
         }
     };
-    let interval = |value: fn(&QueryResult, usize) -> f64| {
-        let values: Vec<f64> = evaluation.per_query.iter().map(|query| value(query, main)).collect();
-        certainty::mean_interval(&values, asked.resamples, LEVEL, asked.seed)
-    };
-    let intervals = Intervals {
-        value: interval(|query, at| query.ap[at].by_hits.stable),
-        value_min_rk: interval(|query, at| query.ap[at].by_ideal.stable),
-        value_expected_over_ties: interval(|query, at| query.ap[at].by_hits.expected),
-    };
+    let intervals = intervals(&evaluation, other.as_ref(), main, asked);
     let per_query = per_query(&evaluation, main, &others, retrieved(sides, &wanted, asked.retrieved)?);
     let (query_codes, database_codes) = (Statistics::of(queries), Statistics::of(database));
     Ok(Assessment { evaluation, main, other, intervals, per_query, query_codes, database_codes })
+}
+
+fn intervals(evaluation: &Evaluation, other: Option<&Evaluation>, main: usize, asked: Asked) -> Intervals {
+    fn of(evaluation: &Evaluation, value: impl Fn(&QueryResult) -> f64) -> Vec<f64> {
+        evaluation.per_query.iter().map(value).collect()
+    }
+    let share = |part: u32, of: u32| if of == 0 { 0.0 } else { f64::from(part) / f64::from(of) };
+    let ball = |query: &QueryResult| query.lookup.unwrap_or_default();
+    let mut named: Vec<(String, Vec<f64>)> = vec![
+        ("value".into(), of(evaluation, |query| query.ap[main].by_hits.stable)),
+        ("value_min_rk".into(), of(evaluation, |query| query.ap[main].by_ideal.stable)),
+        ("value_expected_over_ties".into(), of(evaluation, |query| query.ap[main].by_hits.expected)),
+        ("lookup_precision".into(), of(evaluation, |query| share(ball(query).relevant, ball(query).items))),
+        ("lookup_recall".into(), of(evaluation, |query| share(ball(query).relevant, query.relevant))),
+    ];
+    if evaluation.summary.ndcg.len() > main {
+        named.push(("ndcg".into(), of(evaluation, |query| query.ndcg[main])));
+    }
+    if let Some(other) = other {
+        named.push(("other".into(), of(other, |query| query.ap[main].by_hits.stable)));
+    }
+    for (at, map) in evaluation.summary.map.iter().enumerate().filter(|(at, _)| *at != main) {
+        named.push((format!("map_at_{}", map.k), of(evaluation, |query| query.ap[at].by_hits.stable)));
+    }
+    let columns: Vec<&[f64]> = named.iter().map(|(_, values)| values.as_slice()).collect();
+    let found = certainty::mean_intervals(&columns, asked.resamples, LEVEL, asked.seed);
+    named.iter().zip(found).filter_map(|((name, _), interval)| Some((name.clone(), interval?))).collect()
 }
 
 /// The nearest items of each query, without those that are taken out; `None` if nobody asks.

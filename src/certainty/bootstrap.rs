@@ -27,17 +27,38 @@ pub fn mean(values: &[f64]) -> f64 {
 /// `level` is between 0 and 1. `None` for fewer than two values, which say nothing of how they vary, for values that are
 /// not finite, and for no resamples.
 pub fn mean_interval(values: &[f64], resamples: usize, level: f64, seed: u64) -> Option<Interval> {
-    if values.len() < 2 || resamples == 0 || !(0.0..1.0).contains(&level) || !values.iter().all(|x| x.is_finite()) {
-        return None;
+    mean_intervals(&[values], resamples, level, seed).pop().flatten()
+}
+
+/// The intervals of several numbers of the same items: one drawing does for all, and each is what
+/// [`mean_interval`] gives for its column. `None` also for a column that is shorter or longer than the first.
+pub fn mean_intervals(columns: &[&[f64]], resamples: usize, level: f64, seed: u64) -> Vec<Option<Interval>> {
+    let items = columns.first().map_or(0, |column| column.len());
+    let is_good = |column: &&[f64]| column.len() == items && column.iter().all(|x| x.is_finite());
+    let good: Vec<&[f64]> = columns.iter().copied().filter(is_good).collect();
+    if items < 2 || resamples == 0 || !(0.0..1.0).contains(&level) {
+        return vec![None; columns.len()];
     }
+    // Item by item, so that what is drawn together lies together.
+    let rows: Vec<f64> = (0..items).flat_map(|item| good.iter().map(move |column| column[item])).collect();
+    let width = good.len();
     let resample = |number: usize| {
-        let mut draw = seeded::stream(seed, "bootstrap", &[number as u64]);
-        (0..values.len()).map(|_| values[draw.below(values.len())]).sum::<f64>() / values.len() as f64
+        let (mut draw, mut sums) = (seeded::stream(seed, "bootstrap", &[number as u64]), vec![0.0; width]);
+        for _ in 0..items {
+            let item = draw.below(items) * width;
+            sums.iter_mut().zip(&rows[item..item + width]).for_each(|(sum, value)| *sum += value);
+        }
+        sums
     };
-    let mut means: Vec<f64> = (0..resamples).into_par_iter().map(resample).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let tail = (1.0 - level) / 2.0;
-    Some(Interval { low: quantile(&means, tail), high: quantile(&means, 1.0 - tail), level, resamples })
+    let sums: Vec<Vec<f64>> = (0..resamples).into_par_iter().map(resample).collect();
+    let interval = |column: usize| {
+        let mut means: Vec<f64> = sums.iter().map(|sums| sums[column] / items as f64).collect();
+        means.sort_unstable_by(f64::total_cmp);
+        let tail = (1.0 - level) / 2.0;
+        Interval { low: quantile(&means, tail), high: quantile(&means, 1.0 - tail), level, resamples }
+    };
+    let mut intervals = (0..width).map(interval);
+    columns.iter().map(|column| if is_good(column) { intervals.next() } else { None }).collect()
 }
 
 /// A quantile of sorted values, of which there is one at least: linear between neighbours, as NumPy's default.
@@ -98,6 +119,15 @@ mod tests {
         let values: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 4 == 0))).collect();
         let found = mean_interval(&values, 20_000, 0.95, 7).unwrap();
         assert!((found.low * 400.0 - 83.0).abs() < 1.01 && (found.high * 400.0 - 117.0).abs() < 1.01, "{found:?}");
+    }
+
+    #[test]
+    fn numbers_drawn_together_have_the_intervals_they_have_alone() {
+        let columns: Vec<Vec<f64>> = (2..5).map(|k| (0..30).map(|i| f64::from(i % k) / 4.0).collect()).collect();
+        let broken = [f64::NAN; 30];
+        let all = mean_intervals(&[&columns[0], &broken, &columns[1], &columns[2][..9], &columns[2]], 200, 0.9, 3);
+        let alone = |column: usize| mean_interval(&columns[column], 200, 0.9, 3);
+        assert_eq!(all, [alone(0), None, alone(1), None, alone(2)]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 mod bootstrap;
 mod paired;
 
-pub use bootstrap::{Interval, mean, mean_interval};
+pub use bootstrap::{Interval, mean, mean_interval, mean_intervals};
 pub use paired::{Paired, paired};
 
 /// Resamples and sign flips where nobody asks for another number.

@@ -1,6 +1,7 @@
 //! `hashpipe evaluate`: how well codes rank, whatever program made them, and what they are like.
 
 use super::codes_arguments::CodesForm;
+use super::codes_stats;
 use super::compare::positive;
 use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::certainty::Interval;
@@ -8,7 +9,7 @@ use crate::error::{Error, Place, Result};
 use crate::external::{ReadCodes, ReadLabels, read_codes, read_labels, same_items};
 use crate::per_query::Form;
 use crate::report::{count, note, print, table};
-use crate::retrieval::{Quantisation, Relevance, Statistics};
+use crate::retrieval::Relevance;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -184,61 +185,38 @@ fn text(
     let summary = &found.evaluation.summary;
     let (items, total) = (count(summary.queries as u64), count(summary.database as u64));
     let head = format!("{items} queries, {total} database items, {} bits", queries.codes.bits());
-    let interval = |interval: &Option<Interval>| {
-        interval.map_or(String::new(), |i| format!("{:.0} % interval {:.4} to {:.4}", i.level * 100.0, i.low, i.high))
+    let interval = |name: &str| {
+        let text = |i: &Interval| format!("{:.0} % interval {:.4} to {:.4}", i.level * 100.0, i.low, i.high);
+        found.intervals.get(name).map_or(String::new(), text)
     };
     let mut rows: Vec<[String; 3]> = vec![];
     let mut add = |name: &str, value: f64, more: String| rows.push([name.to_string(), format!("{value:.4}"), more]);
     let map = &summary.map[found.main];
-    add(metric, map.by_hits.stable, interval(&found.intervals.value));
+    add(metric, map.by_hits.stable, interval("value"));
     let bounds = format!("{:.4} to {:.4} over all orders of ties", map.by_hits.worst, map.by_hits.best);
     add("  expected over ties", map.by_hits.expected, bounds);
-    add("  divided by min(R, k)", map.by_ideal.stable, interval(&found.intervals.value_min_rk));
+    add("  divided by min(R, k)", map.by_ideal.stable, interval("value_min_rk"));
     if let Some(other) = found.other_value() {
         let name = if arguments.exclude_self { "  with the queries in it" } else { "  without the queries" };
         add(name, other, format!("{} of {items} queries are in the database", count(inside as u64)));
     }
     for (_, map) in summary.map.iter().enumerate().filter(|(at, _)| *at != found.main) {
-        add(&format!("mAP@{}", map.k), map.by_hits.stable, String::new());
+        add(&format!("mAP@{}", map.k), map.by_hits.stable, interval(&format!("map_at_{}", map.k)));
     }
     if let Some(ndcg) = summary.ndcg.get(found.main) {
-        add(&format!("NDCG@{}", ndcg.k), ndcg.value, "gain 2^(shared classes) - 1, expected over ties".into());
+        add(&format!("NDCG@{}", ndcg.k), ndcg.value, interval("ndcg"));
     }
     if let Some(lookup) = &summary.lookup {
-        let success = format!("{:.1} % of the lookups find something", lookup.success * 100.0);
+        let sure = interval("lookup_precision");
+        let between = if sure.is_empty() { "" } else { "; " };
+        let success = format!("{sure}{between}{:.1} % of the lookups find something", lookup.success * 100.0);
         add(&format!("P@H<={}", lookup.radius), lookup.precision, success);
     }
     add("chance", summary.chance, "mean share of the database that is relevant".into());
     let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
-    let codes = codes_table(&found.query_codes, &found.database_codes, [queries.quantisation, database.quantisation]);
+    let codes = codes_stats::text(&[
+        ("queries", &found.query_codes, queries.quantisation),
+        ("database", &found.database_codes, database.quantisation),
+    ]);
     format!("{head}\n\n{}\n\n{codes}", table(&["figure", "value", ""], &rows))
-}
-
-/// What the codes of both sides are like.
-fn codes_table(query: &Statistics, database: &Statistics, outputs: [Option<Quantisation>; 2]) -> String {
-    let both = |value: fn(&Statistics) -> String| [value(query), value(database)];
-    let range = |statistics: &Statistics| {
-        let (least, most) = statistics.balance.iter().fold((1.0, 0.0), |(l, m), p| (f64::min(l, *p), f64::max(m, *p)));
-        format!("{:.1} % to {:.1} %", least * 100.0, most * 100.0)
-    };
-    let mut rows = vec![
-        ("share of ones per bit", both(range)),
-        ("entropy per bit", both(|s| format!("{:.4}", s.mean_entropy))),
-        ("correlation of bits, mean size", both(|s| format!("{:.4}", s.correlation.mean_absolute))),
-        ("effective bits, tr(C)^2 / tr(C^2)", both(|s| format!("{:.2} of {}", s.effective_bits, s.bits))),
-        ("bits that never change", both(|s| s.dead.len().to_string())),
-        ("different codes", both(|s| count(s.buckets.occupied as u64))),
-        ("items in the fullest bucket", both(|s| count(s.buckets.largest as u64))),
-        ("two items collide", both(|s| format!("{:.2e}", s.buckets.collision_probability))),
-    ];
-    if outputs.iter().any(Option::is_some) {
-        let each = |value: fn(Quantisation) -> f64| {
-            outputs.map(|of| of.map_or(String::new(), |of| format!("{:.4}", value(of))))
-        };
-        rows.push(("quantisation error, (|x| - 1)^2", each(|of| of.mean_squared)));
-        rows.push(("cosine of outputs and signs", each(|of| of.cosine)));
-    }
-    let rows: Vec<Vec<String>> =
-        rows.into_iter().map(|(name, [query, database])| vec![name.to_string(), query, database]).collect();
-    table(&["codes", "queries", "database"], &rows)
 }

@@ -1,7 +1,9 @@
 //! The command line: one file per command.
 
 mod bench;
+mod codes;
 mod codes_arguments;
+mod codes_stats;
 mod compare;
 mod diff;
 mod dry_run;
@@ -28,6 +30,7 @@ mod stages;
 mod status;
 mod telling;
 mod trace;
+mod weights;
 
 use crate::cache::Store;
 use crate::config::{Config, Request};
@@ -78,6 +81,12 @@ enum Command {
     /// Show what the cache holds, free room, or check every byte
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Read weights of other programs, and write weights for them
+    #[command(subcommand)]
+    Weights(weights::Command),
+    /// Write codes for other programs, and read theirs
+    #[command(subcommand)]
+    Codes(codes::Command),
     /// Get data sets from where their makers put them
     Fetch(fetch::Arguments),
     /// Check lists of images before anything runs
@@ -185,6 +194,8 @@ pub fn run() -> Result<u8> {
         Command::Search(arguments) => search::run(&arguments),
         Command::Query(arguments) => query::run(&arguments),
         Command::Cache(command) => cache::run(&command),
+        Command::Weights(command) => weights::run(&command),
+        Command::Codes(command) => codes::run(&command),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Lists(command) => lists::run(&command),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -1,5 +1,6 @@
 //! Codes from a file of hashpipe's or from an array.
 
+use crate::codefile;
 use crate::error::{Error, Place, Result};
 use crate::npy::{self, Array, Values};
 use crate::retrieval::{self, Codes, Quantisation};
@@ -62,16 +63,19 @@ pub struct ReadCodes {
 /// What is no array of codes, with row and column where one number is at fault; what can be meant in two ways.
 pub fn read_codes(path: &Path, reading: Reading) -> Result<ReadCodes> {
     if !npy::is_npy(path) {
-        let (codes, header) = retrieval::read(path).map_err(|error| {
-            let hint = "codes are a codes file of hashpipe or a NumPy array (`np.save`)";
-            if error.message() == "not a codes file" { error.hint(hint) } else { error }
-        })?;
-        if reading.bits.is_some_and(|bits| bits != codes.bits()) {
-            let message = format!("`{}` has codes of {} bits", path.display(), codes.bits());
+        let order = match reading.order {
+            BitOrder::Little => codefile::BitOrder::Little,
+            BitOrder::Big => codefile::BitOrder::Big,
+        };
+        let options = codefile::Options { bits: reading.bits, order, ..codefile::Options::default() };
+        let (set, format) = codefile::read(path, &options)?;
+        // Only hashpipe's own files know their list.
+        let list = if format.name == "hashpipe" { retrieval::read(path)?.1.provenance.list } else { None };
+        let (codes, zeros, form) = (set.codes, set.zeros, format.about.to_string());
+        if let Some(bits) = reading.bits.filter(|bits| *bits != codes.bits()) {
+            let message = format!("`{}` has codes of {} bits and not of {bits}", path.display(), codes.bits());
             return Err(Error::data(message).hint("leave `--bits` out: the file knows"));
         }
-        let form = "codes file".to_string();
-        let (zeros, list) = (header.zeros, header.provenance.list);
         return Ok(ReadCodes { codes, zeros, quantisation: None, list, form });
     }
     of_array(&npy::read(path)?, reading).map_err(|error| error.at(Place::Path(path.display().to_string())))

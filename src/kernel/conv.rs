@@ -7,7 +7,7 @@
 use super::bf16::{Pair, Precision};
 use super::frame::{Form, Frame, Geometry};
 use super::host::{host, values};
-use super::packed::{self, PANEL, Packed, Weight};
+use super::packed::{self, Packed, Weight, panel};
 use super::pool::{MaxPool2d, Pooling};
 use super::product::{Output, Start, Terms, sums};
 use super::scratch::{Own, Shared, of_thread};
@@ -211,7 +211,8 @@ impl Job {
 
         // One row of all windows and one panel of filters is a unit. Every sum is of one unit alone, so that it does not
         // matter how many of them a task takes; fewer tasks read the images less often.
-        let (unit_len, units) = (kernel * channels * PANEL, kernel * self.filters.div_ceil(PANEL));
+        let panel = panel();
+        let (unit_len, units) = (kernel * channels * panel, kernel * self.filters.div_ceil(panel));
         let per_task = units.div_ceil(rayon::current_num_threads());
         let mut sums = Shared::take();
         let sums = sums.sized(units * unit_len);
@@ -220,8 +221,8 @@ impl Job {
         });
 
         self.arrange(|filter, ky, kx, channel| {
-            let unit = filter / PANEL * kernel + ky;
-            sums[unit * unit_len + (kx * channels + channel) * PANEL + filter % PANEL]
+            let unit = filter / panel * kernel + ky;
+            sums[unit * unit_len + (kx * channels + channel) * panel + filter % panel]
         })
     }
 
@@ -245,30 +246,41 @@ impl Job {
     /// Some units of the weights' gradient, from the `first` on, over all images.
     fn sum_units(&self, frames: &[f32], gradient: &[f32], first: usize, units: &mut [f32]) {
         /// So many outputs of one panel fit the first cache, and are read again for each unit.
-        const BLOCK: usize = 256;
+        const BLOCK: usize = 128;
         let Geometry { channels, kernel, stride, out_height, out_width, .. } = self.geometry;
-        let (filters, row_len, rows) = (self.filters, self.frame.row_len(), kernel * channels);
+        let (filters, row_len, rows, panel) = (self.filters, self.frame.row_len(), kernel * channels, panel());
         let lines = (BLOCK / out_width).max(1);
         units.fill(0.0);
-        for (frame, gradient) in frames.chunks_exact(self.frame.len()).zip(gradient.chunks_exact(self.conv_len())) {
-            for y in (0..out_height).step_by(lines) {
-                let terms = Terms {
-                    segments: lines.min(out_height - y),
-                    len: out_width,
-                    a_row: 1,
-                    a_step: stride * channels,
-                    a_segment: stride * row_len,
-                    b_step: filters,
-                    b_segment: out_width * filters,
-                };
-                let (frame, gradient) = (&frame[y * stride * row_len..], &gradient[y * out_width * filters..]);
-                for (i, values) in units.chunks_exact_mut(rows * PANEL).enumerate() {
-                    let (panel, ky) = ((first + i) / kernel * PANEL, (first + i) % kernel);
-                    let out = Output { values, stride: PANEL, rows, columns: PANEL.min(filters - panel) };
-                    sums(&terms, &frame[ky * row_len..], &gradient[panel..], Start::Output, false, out);
+        of_thread(|own| {
+            let packed = own.maps.sized(lines * out_width * panel);
+            for (frame, gradient) in frames.chunks_exact(self.frame.len()).zip(gradient.chunks_exact(self.conv_len())) {
+                for y in (0..out_height).step_by(lines) {
+                    let segments = lines.min(out_height - y);
+                    let (frame, gradient) = (&frame[y * stride * row_len..], &gradient[y * out_width * filters..]);
+                    let mut last = None;
+                    for (i, values) in units.chunks_exact_mut(rows * panel).enumerate() {
+                        let (at, ky) = ((first + i) / kernel * panel, (first + i) % kernel);
+                        let columns = panel.min(filters - at);
+                        if last.replace(at) != Some(at) {
+                            let pixels = gradient[at..].chunks(filters).take(segments * out_width);
+                            let places = packed.chunks_exact_mut(columns);
+                            places.zip(pixels).for_each(|(place, pixel)| place.copy_from_slice(&pixel[..columns]));
+                        }
+                        let terms = Terms {
+                            segments,
+                            len: out_width,
+                            a_row: 1,
+                            a_step: stride * channels,
+                            a_segment: stride * row_len,
+                            b_step: columns,
+                            b_segment: out_width * columns,
+                        };
+                        let out = Output { values, stride: panel, rows, columns };
+                        sums(&terms, &frame[ky * row_len..], packed, Start::Output, false, out);
+                    }
                 }
             }
-        }
+        });
     }
 
     /// The gradient of the input: a convolution of the outputs' gradient.
@@ -311,8 +323,8 @@ fn convolve(
 ) {
     let Geometry { channels, kernel, stride, out_height, out_width, .. } = *geometry;
     let filters = weights.filters;
-    for (first, panel) in weights.panels() {
-        let columns = PANEL.min(filters - first);
+    for (first, packed) in weights.panels() {
+        let columns = panel().min(filters - first);
         let terms = Terms {
             segments: kernel,
             len: kernel * channels,
@@ -326,7 +338,7 @@ fn convolve(
         for y in 0..out_height {
             let values = &mut out[y * out_width * filters + first..];
             let out = Output { values, stride: filters, rows: out_width, columns };
-            sums(&terms, &frame[y * stride * row_len..], panel, start, relu, out);
+            sums(&terms, &frame[y * stride * row_len..], packed, start, relu, out);
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::bf16::{Pair, of_neighbours, of_rows, of_rows_turned};
 use super::conv::Job;
 use super::frame::{Frame, Geometry};
-use super::packed::{PANEL, Packed, pairs_of_row};
+use super::packed::{Packed, pairs_of_row, panel};
 use super::product::{Output, Start, Terms, pair_sums};
 use super::scratch::{Buffer, Shared, of_thread};
 use rayon::prelude::*;
@@ -25,8 +25,8 @@ pub(super) fn convolve(
     let (filters, row_len, row) = (weights.filters, frame.row_len() / 2, pairs_of_row(geometry, frame.cell));
     let pairs = pairs.sized(frame.len() / 2);
     of_neighbours(image, pairs);
-    for (first, panel) in weights.panels() {
-        let columns = PANEL.min(filters - first);
+    for (first, packed) in weights.panels() {
+        let columns = panel().min(filters - first);
         let terms = Terms {
             segments: kernel,
             len: row,
@@ -40,7 +40,7 @@ pub(super) fn convolve(
         for y in 0..out_height {
             let values = &mut out[y * out_width * filters + first..];
             let out = Output { values, stride: filters, rows: out_width, columns };
-            pair_sums(&terms, &pairs[y * stride * row_len..], panel, start, relu, out);
+            pair_sums(&terms, &pairs[y * stride * row_len..], packed, start, relu, out);
         }
     }
 }
@@ -69,9 +69,10 @@ impl Job {
             of_rows_turned(map, (!next.is_empty()).then_some(next), self.filters, out);
         });
 
-        // Units as in `conv.rs`, but of filters by numbers of a window's row.
-        let (kernel, row) = (self.geometry.kernel, self.geometry.kernel * self.frame.cell);
-        let (unit_len, units) = (PANEL * row, kernel * self.filters.div_ceil(PANEL));
+        // A unit is a panel of numbers in one row of all windows, by all filters.
+        let (kernel, row, panel) = (self.geometry.kernel, self.geometry.kernel * self.frame.cell, panel());
+        let panels = row.div_ceil(panel);
+        let (unit_len, units) = (self.filters * panel, kernel * panels);
         let per_task = units.div_ceil(rayon::current_num_threads());
         let mut sums = Shared::take();
         let sums = sums.sized(units * unit_len);
@@ -79,38 +80,39 @@ impl Job {
             self.sum_pairs(frames, turned, task * per_task, sums);
         });
         self.arrange(|filter, ky, kx, channel| {
-            let unit = filter / PANEL * kernel + ky;
-            sums[unit * unit_len + filter % PANEL * row + kx * self.frame.cell + channel]
+            let number = kx * self.frame.cell + channel;
+            sums[(ky * panels + number / panel) * unit_len + filter * panel + number % panel]
         })
     }
 
     /// Some units of the weights' gradient, from the `first` on, over all images.
     fn sum_pairs(&self, frames: &[Pair], gradient: &[Pair], first: usize, units: &mut [f32]) {
-        /// So many outputs of one panel fit the first cache, and are read again for each unit.
-        const BLOCK: usize = 256;
+        /// So many places of one panel fit the first cache, and are read again for each filter.
+        const BLOCK: usize = 128;
         let Geometry { kernel, stride, out_height, out_width, .. } = self.geometry;
         let (row_len, row, places) = (self.frame.row_len(), kernel * self.frame.cell, self.geometry.places());
-        let lines = (BLOCK / out_width).max(1);
+        let (lines, panel) = ((BLOCK / out_width).max(1), panel());
         units.fill(0.0);
-        for (frame, gradient) in frames.chunks_exact(self.frame.len()).zip(gradient.chunks_exact(self.conv_len())) {
-            for y in (0..out_height).step_by(lines) {
-                let terms = Terms {
-                    segments: lines.min(out_height - y),
-                    len: out_width,
-                    a_row: places,
-                    a_step: 1,
-                    a_segment: out_width,
-                    b_step: stride * self.frame.cell,
-                    b_segment: stride * row_len,
-                };
-                for (i, values) in units.chunks_exact_mut(PANEL * row).enumerate() {
-                    let (panel, ky) = ((first + i) / kernel * PANEL, (first + i) % kernel);
-                    let rows = PANEL.min(self.filters - panel);
-                    let out = Output { values, stride: row, rows, columns: row };
-                    let gradient = &gradient[panel * places + y * out_width..];
-                    pair_sums(&terms, gradient, &frame[(y * stride + ky) * row_len..], Start::Output, false, out);
+        of_thread(|own| {
+            let packed = own.pairs.sized(lines * out_width * panel);
+            for (frame, gradient) in frames.chunks_exact(self.frame.len()).zip(gradient.chunks_exact(self.conv_len())) {
+                for y in (0..out_height).step_by(lines) {
+                    let len = lines.min(out_height - y) * out_width;
+                    for (i, values) in units.chunks_exact_mut(self.filters * panel).enumerate() {
+                        let (at, ky) = ((first + i) % row.div_ceil(panel) * panel, (first + i) / row.div_ceil(panel));
+                        let columns = panel.min(row - at);
+                        for (place, line) in packed.chunks_exact_mut(columns).take(len).enumerate() {
+                            let (down, across) = (y + place / out_width, place % out_width);
+                            let from = (down * stride + ky) * row_len + across * stride * self.frame.cell + at;
+                            line.copy_from_slice(&frame[from..from + columns]);
+                        }
+                        let (a_row, b_step) = (places, columns);
+                        let terms = Terms { segments: 1, len, a_row, a_step: 1, a_segment: 0, b_step, b_segment: 0 };
+                        let out = Output { values, stride: panel, rows: self.filters, columns };
+                        pair_sums(&terms, &gradient[y * out_width..], packed, Start::Output, false, out);
+                    }
                 }
             }
-        }
+        });
     }
 }

@@ -6,7 +6,7 @@
 
 use super::bf16::Precision;
 use super::host::{host, values, values_mut};
-use super::packed::PANEL;
+use super::packed::panel;
 use super::product::{Output, Start, Terms, sums};
 use super::scratch::Shared;
 use super::simd::Kind;
@@ -64,6 +64,12 @@ pub(super) fn transpose<T: Copy + Send + Sync>(matrix: &[T], columns: usize, out
     });
 }
 
+/// Turns panels of rows, each for itself: `[rows, columns]` to `[rows / panel][columns, panel]`.
+pub(super) fn turn_panels<T: Copy + Send + Sync>(matrix: &[T], columns: usize, out: &mut [T]) {
+    let len = panel() * columns;
+    matrix.chunks(len).zip(out.chunks_mut(len)).for_each(|(rows, out)| transpose(rows, columns, out));
+}
+
 /// Batch, inputs and outputs of one layer.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
@@ -82,10 +88,9 @@ impl Sizes {
 
     /// `W x^T`, `[m, n]`.
     fn outputs(self, xs: &[f32], weights: &[f32], out: &mut [f32]) {
-        let mut turned = Shared::take();
+        let (mut turned, rows) = (Shared::take(), rows_per_part(self.m));
         let turned = turned.sized(self.n * self.k);
-        transpose(xs, self.k, turned);
-        let rows = rows_per_part(self.m);
+        turn_panels(xs, self.k, turned);
         let weights = weights.par_chunks(rows * self.k);
         out.par_chunks_mut(rows * self.n)
             .zip(weights)
@@ -94,12 +99,12 @@ impl Sizes {
 
     /// The gradient of the weights, `[m, k]`, of the gradient `[n, m]`.
     fn weight_gradient(self, xs: &[f32], gradient: &[f32], out: &mut [f32]) {
-        let mut panels = Shared::take();
+        let (mut panels, most) = (Shared::take(), panel());
         let panels = panels.sized(self.n * self.k);
-        panels.par_chunks_mut(self.n * PANEL).enumerate().for_each(|(panel, out)| {
+        panels.par_chunks_mut(self.n * most).enumerate().for_each(|(panel, out)| {
             let columns = out.len() / self.n;
             for (line, row) in out.chunks_exact_mut(columns).zip(xs.chunks_exact(self.k)) {
-                line.copy_from_slice(&row[panel * PANEL..panel * PANEL + columns]);
+                line.copy_from_slice(&row[panel * most..panel * most + columns]);
             }
         });
         let rows = rows_per_part(self.m);
@@ -128,37 +133,40 @@ impl Sizes {
         dx
     }
 
-    /// Rows of `W x^T`.
+    /// Rows of `W x^T`, of the batch in panels that are turned.
     fn outputs_part(self, turned: &[f32], weights: &[f32], out: &mut [f32]) {
         /// Inputs at a time: of a batch of 64, they and a tile's weights stay in the second cache.
         const BLOCK: usize = 512;
         let Self { n, k, .. } = self;
+        let (rows, panel) = (Kind::of_process().rows(), panel());
         for first in (0..k).step_by(BLOCK) {
             let len = BLOCK.min(k - first);
-            let terms = Terms { segments: 1, len, a_row: k, a_step: 1, a_segment: 0, b_step: n, b_segment: 0 };
             let start = if first == 0 { Start::Zero } else { Start::Output };
-            let rows = Kind::of_process().rows();
-            let tiles = out.chunks_mut(rows * n).zip(weights.chunks(rows * k));
-            for (values, weights) in tiles {
-                let out = Output { rows: values.len() / n, values, stride: n, columns: n };
-                sums(&terms, &weights[first..], &turned[first * n..], start, false, out);
+            for (values, weights) in out.chunks_mut(rows * n).zip(weights.chunks(rows * k)) {
+                for (i, turned) in turned.chunks(panel * k).enumerate() {
+                    let (columns, rows) = (turned.len() / k, values.len() / n);
+                    let b_step = columns;
+                    let terms = Terms { segments: 1, len, a_row: k, a_step: 1, a_segment: 0, b_step, b_segment: 0 };
+                    let out = Output { values: &mut values[i * panel..], stride: n, rows, columns };
+                    sums(&terms, &weights[first..], &turned[first * columns..], start, false, out);
+                }
             }
         }
     }
 
     /// Rows of the gradient of the weights, of the batch in panels.
     fn weight_gradient_part(self, panels: &[f32], gradient: &[f32], out: &mut [f32]) {
-        /// Panels at a time: of a batch of 64, they stay in the second cache.
-        const BLOCK: usize = 64;
+        /// Columns at a time: of a batch of 64, they stay in the second cache.
+        const BLOCK: usize = 1024;
         let Self { n, k, m } = self;
-        let tile = Kind::of_process().rows();
-        for (block, panels) in panels.chunks(BLOCK * n * PANEL).enumerate() {
+        let (tile, most) = (Kind::of_process().rows(), panel());
+        for (block, panels) in panels.chunks(BLOCK * n).enumerate() {
             for (i, values) in out.chunks_mut(tile * k).enumerate() {
-                for (panel, xs) in panels.chunks(n * PANEL).enumerate() {
+                for (panel, xs) in panels.chunks(n * most).enumerate() {
                     let (rows, columns) = (values.len() / k, xs.len() / n);
                     let terms =
                         Terms { segments: 1, len: n, a_row: 1, a_step: m, a_segment: 0, b_step: columns, b_segment: 0 };
-                    let values = &mut values[(block * BLOCK + panel) * PANEL..];
+                    let values = &mut values[block * BLOCK + panel * most..];
                     let out = Output { values, stride: k, rows, columns };
                     sums(&terms, &gradient[i * tile..], xs, Start::Zero, false, out);
                 }
@@ -171,13 +179,15 @@ impl Sizes {
         /// Rows of weights at a time: a panel of them stays in the first cache for the whole batch.
         const BLOCK: usize = 128;
         let Self { n, k, m } = self;
-        let width = out.len() / n;
-        let mut panel = [0.0; BLOCK * PANEL];
+        /// Columns that lie side by side; a multiple of what a tile takes, of all kinds of vectors.
+        const WIDEST: usize = 32;
+        let (width, most) = (out.len() / n, panel().min(WIDEST));
+        let mut panel = [0.0; BLOCK * WIDEST];
         for first in (0..m).step_by(BLOCK) {
             let len = BLOCK.min(m - first);
             let start = if first == 0 { Start::Zero } else { Start::Output };
-            for column in (0..width).step_by(PANEL) {
-                let columns = PANEL.min(width - column);
+            for column in (0..width).step_by(most) {
+                let columns = most.min(width - column);
                 let rows = weights[first * k + column..].chunks(k);
                 // Rows of some powers of two fall on the same places of the cache; side by side they do not.
                 for (line, row) in panel.chunks_exact_mut(columns).zip(rows.take(len)) {

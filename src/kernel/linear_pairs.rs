@@ -3,8 +3,8 @@
 //! The weights are rounded block by block where they are used: they are read once and not written.
 
 use super::bf16::{Pair, of_neighbours, of_rows};
-use super::linear::{Sizes, rows_per_part, transpose};
-use super::packed::PANEL;
+use super::linear::{Sizes, rows_per_part, transpose, turn_panels};
+use super::packed::panel;
 use super::product::{Output, Start, Terms, pair_sums};
 use super::scratch::{Shared, of_thread};
 use rayon::prelude::*;
@@ -31,31 +31,36 @@ impl Sizes {
         let (mut pairs, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
         let (pairs, turned) = (pairs.sized(n * half), turned.sized(n * half));
         neighbours(xs, k, pairs);
-        transpose(pairs, half, turned);
+        turn_panels(pairs, half, turned);
         let rows = rows_per_part(m);
         out.par_chunks_mut(rows * n)
             .zip(weights.par_chunks(rows * k))
             .for_each(|(out, weights)| self.outputs_part_of_pairs(turned, weights, out));
     }
 
-    /// Rows of `W x^T`, of the batch's pairs turned.
+    /// Rows of `W x^T`, of the batch's pairs in panels that are turned.
     fn outputs_part_of_pairs(self, turned: &[Pair], weights: &[f32], out: &mut [f32]) {
         /// Inputs at a time: a tile's weights stay in the first cache, and of a batch of 64, they in the second.
         const BLOCK: usize = 512;
         let Self { n, k, .. } = self;
+        let (half, panel) = (k.div_ceil(2), panel());
         of_thread(|own| {
             let tile = own.pairs.sized(TILE * BLOCK / 2);
             for first in (0..k).step_by(BLOCK) {
                 let numbers = BLOCK.min(k - first);
                 let len = numbers.div_ceil(2);
-                let terms = Terms { segments: 1, len, a_row: len, a_step: 1, a_segment: 0, b_step: n, b_segment: 0 };
                 let start = if first == 0 { Start::Zero } else { Start::Output };
                 for (values, weights) in out.chunks_mut(TILE * n).zip(weights.chunks(TILE * k)) {
                     for (line, row) in tile.chunks_exact_mut(len).zip(weights.chunks_exact(k)) {
                         of_neighbours(&row[first..first + numbers], line);
                     }
-                    let out = Output { rows: values.len() / n, values, stride: n, columns: n };
-                    pair_sums(&terms, tile, &turned[first / 2 * n..], start, false, out);
+                    for (i, turned) in turned.chunks(panel * half).enumerate() {
+                        let (columns, rows) = (turned.len() / half, values.len() / n);
+                        let (a_row, b_step) = (len, columns);
+                        let terms = Terms { segments: 1, len, a_row, a_step: 1, a_segment: 0, b_step, b_segment: 0 };
+                        let out = Output { values: &mut values[i * panel..], stride: n, rows, columns };
+                        pair_sums(&terms, tile, &turned[first / 2 * columns..], start, false, out);
+                    }
                 }
             }
         });
@@ -64,13 +69,13 @@ impl Sizes {
     /// The gradient of the weights, `[m, k]`, of the gradient `[n, m]`.
     pub(super) fn weight_gradient_of_pairs(self, xs: &[f32], gradient: &[f32], out: &mut [f32]) {
         let Self { n, k, m } = self;
-        let half = n.div_ceil(2);
+        let (half, most) = (n.div_ceil(2), panel());
         let mut panels = Shared::<Pair>::take();
         let panels = panels.sized(half * k);
-        panels.par_chunks_mut(half * PANEL).enumerate().for_each(|(panel, out)| {
+        panels.par_chunks_mut(half * most).enumerate().for_each(|(panel, out)| {
             let columns = out.len() / half;
             for (line, rows) in out.chunks_exact_mut(columns).zip(xs.chunks(2 * k)) {
-                two_rows(&rows[panel * PANEL..], k, columns, line);
+                two_rows(&rows[panel * most..], k, columns, line);
             }
         });
         let (mut pairs, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
@@ -86,16 +91,16 @@ impl Sizes {
 
     /// Rows of the gradient of the weights, of pairs of the batch's rows in panels, and of the gradient's turned.
     fn weight_gradient_part_of_pairs(self, panels: &[Pair], gradient: &[Pair], out: &mut [f32]) {
-        /// Panels at a time: of a batch of 64, they stay in the second cache.
-        const BLOCK: usize = 64;
-        let (k, len) = (self.k, self.n.div_ceil(2));
-        for (block, panels) in panels.chunks(BLOCK * len * PANEL).enumerate() {
+        /// Columns at a time: of a batch of 64, they stay in the second cache.
+        const BLOCK: usize = 2048;
+        let (k, len, most) = (self.k, self.n.div_ceil(2), panel());
+        for (block, panels) in panels.chunks(BLOCK * len).enumerate() {
             for (values, gradient) in out.chunks_mut(TILE * k).zip(gradient.chunks(TILE * len)) {
-                for (panel, xs) in panels.chunks(len * PANEL).enumerate() {
+                for (panel, xs) in panels.chunks(len * most).enumerate() {
                     let (rows, columns) = (values.len() / k, xs.len() / len);
                     let terms =
                         Terms { segments: 1, len, a_row: len, a_step: 1, a_segment: 0, b_step: columns, b_segment: 0 };
-                    let values = &mut values[(block * BLOCK + panel) * PANEL..];
+                    let values = &mut values[block * BLOCK + panel * most..];
                     let out = Output { values, stride: k, rows, columns };
                     pair_sums(&terms, gradient, xs, Start::Zero, false, out);
                 }
@@ -117,14 +122,14 @@ impl Sizes {
         /// Rows of weights at a time: a panel of them stays in the first cache for the whole batch.
         const BLOCK: usize = 256;
         let Self { n, k, m } = self;
-        let width = out.len() / n;
+        let (width, most) = (out.len() / n, panel());
         of_thread(|own| {
-            let panel = own.pairs.sized(BLOCK / 2 * PANEL);
+            let panel = own.pairs.sized(BLOCK / 2 * most);
             for first in (0..m).step_by(BLOCK) {
                 let len = BLOCK.min(m - first).div_ceil(2);
                 let start = if first == 0 { Start::Zero } else { Start::Output };
-                for column in (0..width).step_by(PANEL) {
-                    let columns = PANEL.min(width - column);
+                for column in (0..width).step_by(most) {
+                    let columns = most.min(width - column);
                     let rows = weights[first * k + column..].chunks(2 * k);
                     for (line, rows) in panel.chunks_exact_mut(columns).zip(rows.take(len)) {
                         two_rows(rows, k, columns, line);

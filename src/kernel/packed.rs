@@ -3,10 +3,14 @@
 use super::bf16::Pair;
 use super::frame::Geometry;
 use super::scratch::{Kept, Shared};
+use super::simd::Kind;
 use rayon::prelude::*;
 
-/// Filters that lie side by side: a multiple of what a tile takes, of all kinds of vectors.
-pub(super) const PANEL: usize = 32;
+/// Numbers that lie side by side in what is packed: as many as a tile has columns, so that it reads one run of memory.
+/// Columns of a wider panel fall on a part of the cache's sets, and displace each other.
+pub(super) fn panel() -> usize {
+    Kind::of_process().columns()
+}
 
 /// Panels of filters, `[panel][term][filter]`; the last one may be narrower.
 ///
@@ -72,17 +76,17 @@ pub(super) fn pairs_of_row(geometry: &Geometry, cell: usize) -> usize {
 impl<T: Kept + Send + Sync> Packed<T> {
     /// `fill` is given the first filter of a panel, a term, and the filters' places.
     fn filled(filters: usize, terms: usize, fill: impl Fn(usize, usize, &mut [T]) + Sync) -> Self {
-        let mut values = Shared::take();
-        values.sized(filters * terms).par_chunks_mut(PANEL * terms).enumerate().for_each(|(panel, out)| {
-            let width = PANEL.min(filters - panel * PANEL);
-            out.chunks_exact_mut(width).enumerate().for_each(|(term, line)| fill(panel * PANEL, term, line));
+        let (mut values, most) = (Shared::take(), panel());
+        values.sized(filters * terms).par_chunks_mut(most * terms).enumerate().for_each(|(panel, out)| {
+            let width = most.min(filters - panel * most);
+            out.chunks_exact_mut(width).enumerate().for_each(|(term, line)| fill(panel * most, term, line));
         });
         Self { values, filters, terms }
     }
 
     /// The panels, with the first filter of each.
     pub(super) fn panels(&self) -> impl Iterator<Item = (usize, &[T])> {
-        let values = self.values.get(self.filters * self.terms);
-        values.chunks(PANEL * self.terms).enumerate().map(|(panel, values)| (panel * PANEL, values))
+        let (values, most) = (self.values.get(self.filters * self.terms), panel());
+        values.chunks(most * self.terms).enumerate().map(move |(panel, values)| (panel * most, values))
     }
 }

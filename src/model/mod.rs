@@ -7,6 +7,7 @@ mod finished;
 mod layers;
 pub mod loss;
 mod net;
+pub mod onnx;
 pub mod optim;
 mod parameters;
 mod probe;

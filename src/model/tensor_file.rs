@@ -5,6 +5,7 @@
 use super::tensor_error;
 use crate::error::{Error, Result};
 use crate::kernel::host;
+use crate::weightfile::safetensors_header;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -15,9 +16,6 @@ use std::path::{Path, PathBuf};
 
 /// The one key of the metadata that is ours: JSON of what the file is.
 const CARD: &str = "hashpipe";
-
-/// safetensors' own limit for a header, in bytes.
-const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Bytes that are converted at a time.
 const CHUNK: usize = 1 << 20;
@@ -31,34 +29,10 @@ pub(super) struct TensorFile {
     data: u64,
 }
 
-/// Not a safetensors file, or a damaged one.
-fn damaged(path: &Path, note: impl Into<String>) -> Error {
-    Error::data(format!("`{}` is not a whole safetensors file", path.display())).note(note)
-}
-
 impl TensorFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let io = |error: std::io::Error| Error::io("read", path, &error);
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let mut size = [0; 8];
-        (&file).read_exact(&mut size).map_err(|_| damaged(path, format!("it has {length} bytes")))?;
-        let header = u64::from_le_bytes(size);
-        if header > LONGEST_HEADER || header > length - 8 {
-            let error = damaged(path, format!("its first bytes promise a header of {header} bytes, it has {length}"));
-            return Err(
-                error.hint("a PyTorch file can be converted: `safetensors.torch.save_file(torch.load(..), ..)`")
-            );
-        }
-        let mut text = vec![0; header as usize];
-        (&file).read_exact(&mut text).map_err(io)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&text).map_err(|e| damaged(path, format!("its header: {e}")))?;
-        let data = 8 + header;
-        let expected = data.saturating_add(metadata.data_len() as u64);
-        if expected != length {
-            return Err(damaged(path, format!("its header describes {expected} bytes, it has {length}")));
-        }
+        let file = File::open(path).map_err(|e| Error::io("read", path, &e))?;
+        let (metadata, data) = safetensors_header(path, &file)?;
         Ok(Self { path: path.to_path_buf(), file, metadata, data })
     }
 

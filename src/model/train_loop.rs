@@ -451,51 +451,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_best_epoch_is_kept_wherever_the_training_was_stopped() {
-        // Epochs 2, 4 and 5 are measured; 4 is as good as 2, which stays. What was measured before a stop is not asked
-        // again, so a figure is known by the weights.
-        let recipe = Recipe { epochs: 5, ..recipe() };
-        let figures: std::collections::HashMap<_, _> = plain_weights().into_iter().zip([0.4, 0.4, 0.3]).collect();
-        let with = |stop: usize, scratch: &Path| {
-            let mut steps = 0;
-            let mut watch = |_: &Tick| {
-                steps += 1;
-                if steps == stop { anyhow::bail!("stopped") } else { Ok(()) }
-            };
-            let mut measure = |model: &HashModel| Ok(figures[&first_weights(model)]);
-            let mut selection = Selection { every: 2, measure: &mut measure };
-            train_selecting(&recipe, &shapes(), &files(scratch, None), &Device::Cpu, &mut watch, Some(&mut selection))
-        };
-        let expected = {
-            let scratch = TempDir::new().unwrap();
-            bytes(&run(&Recipe { epochs: 2, ..recipe.clone() }, scratch.path(), &mut |_| Ok(())).unwrap()).0
-        };
-        for stop in [1, 6, 7, 9, 12, 13, 15] {
-            let scratch = TempDir::new().unwrap();
-            assert!(with(stop, scratch.path()).is_err());
-            let resumed = with(usize::MAX, scratch.path()).unwrap();
-            assert_eq!(resumed.selected, Some(Selected { epoch: 2, value: 0.4 }), "stopped at step {stop}");
-            assert!(bytes(&resumed).0 == expected, "stopped at step {stop}");
-            let measured: Vec<_> = resumed.records.iter().map(|record| record.selection).collect();
-            assert_eq!(measured, [None, Some(0.4), None, Some(0.4), Some(0.3)]);
-        }
-    }
-
-    fn first_weights(model: &HashModel) -> Vec<u32> {
-        let weights = model.parameters()[0].1.flatten_all().and_then(|weights| weights.to_vec1::<f32>()).unwrap();
-        weights.iter().map(|weight| weight.to_bits()).collect()
-    }
-
-    /// The first weights after epochs 2, 4 and 5.
-    fn plain_weights() -> Vec<Vec<u32>> {
-        let after = |epochs| {
-            let scratch = TempDir::new().unwrap();
-            first_weights(&run(&Recipe { epochs, ..recipe() }, scratch.path(), &mut |_| Ok(())).unwrap().model)
-        };
-        [2, 4, 5].map(after).to_vec()
-    }
-
-    #[test]
     fn shapes_are_learnt() {
         let scratch = TempDir::new().unwrap();
         let recipe = Recipe {

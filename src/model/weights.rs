@@ -1,15 +1,17 @@
 //! A trained network as a file: safetensors with torchvision's names, and a card that says what network it is.
 
 use super::backbone::BackboneSpec;
-use super::net::{HashModel, is_of_hash_layer};
+use super::net::{HASH_LAYER, HashModel, is_of_hash_layer};
 use super::parameters::Init;
 use super::tensor_error;
 use super::tensor_file::{TensorFile, write};
 use crate::error::{Error, Kind, Result};
 use crate::image::Transform;
+use crate::weightfile::{self, Layout, Outgoing, Wanted, WeightFile, can_write, fit};
 use anyhow::Context;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -88,7 +90,8 @@ fn read_card(file: &TensorFile, path: &Path) -> Result<Card> {
     let Some(text) = file.card() else {
         return Err(Error::data(format!("`{}` was not written by hashpipe", path.display()))
             .note("its metadata has no key `hashpipe`")
-            .hint("weights from elsewhere can start a training: `pretrained` of a `train` stage"));
+            .hint("weights from elsewhere can start a training: `pretrained` of a `train` stage")
+            .hint("a finished network from elsewhere is used as it is by an `import` stage"));
     };
     let wrong =
         |e: serde_json::Error| Error::data(format!("the card of `{}` is damaged", path.display())).note(e.to_string());
@@ -101,25 +104,101 @@ fn read_card(file: &TensorFile, path: &Path) -> Result<Card> {
     serde_json::from_str(text).map_err(wrong)
 }
 
-/// Fills the backbone from torchvision's (or anyone's) weights under its own names; the hash layer stays as it is.
+/// Fills the backbone from weights in any format that [`weightfile`](crate::weightfile) reads, under the names of any
+/// program that it knows; the hash layer stays as it is.
 ///
 /// Returns the names of the tensors that were not used, such as a classifier's last layer. If anything is missing or
 /// of another shape, an error lists all of it, and the model is as before.
 pub fn load_pretrained(model: &HashModel, path: &Path) -> Result<Vec<String>> {
-    let file = TensorFile::open(path)?;
+    let file = WeightFile::open(path)?;
     let (_, wanted): (Vec<_>, Vec<_>) = model.parameters().iter().partition(|(name, _)| is_of_hash_layer(name));
-    let wrong: Vec<String> = wanted.iter().filter_map(|(name, var)| mismatch(&file, name, var.dims())).collect();
-    if !wrong.is_empty() {
-        return Err(wrong.into_iter().fold(unfit(path), Error::note));
+    let fit = fit(&file, &as_wanted(wanted.iter().map(|(name, var)| (name, var.dims()))));
+    if !fit.wrong.is_empty() {
+        return Err(fit.wrong.into_iter().fold(unfit(path), Error::note));
     }
     let mut read = vec![];
-    for (name, var) in &wanted {
-        read.push(Tensor::from_vec(file.read_f32(name)?, var.shape(), var.device()).map_err(tensor_error)?);
+    for (index, (_, var)) in wanted.iter().enumerate() {
+        read.push(Tensor::from_vec(fit.read(&file, index)?, var.shape(), var.device()).map_err(tensor_error)?);
     }
     for ((_, var), tensor) in wanted.iter().zip(read) {
         var.set(&tensor).map_err(tensor_error)?;
     }
-    Ok(file.names().into_iter().filter(|name| !wanted.iter().any(|(used, _)| used == name)).collect())
+    Ok(fit.extra)
+}
+
+/// A finished network from a file that another program wrote.
+pub struct Imported {
+    pub model: HashModel,
+    /// What wrote the file.
+    pub format: &'static str,
+    /// Whose names it has.
+    pub names: &'static str,
+}
+
+/// Reads a whole network, hash layer included, for images of `side` pixels. The length of the codes is the file's.
+///
+/// # Errors
+/// Everything that is missing, of another shape, or too much, all at once.
+pub fn import(path: &Path, backbone: &BackboneSpec, side: usize, device: &Device) -> Result<Imported> {
+    let file = WeightFile::open(path)?;
+    let layout = Layout::guess(&file);
+    let Some(bits) = bits_of(&file, layout) else {
+        let names: Vec<&str> = file.tensors().iter().map(|tensor| tensor.name.as_str()).take(20).collect();
+        return Err(unfit(path)
+            .note(format!("it has no hash layer; its tensors are {}", names.join(", ")))
+            .note("a hash layer is `hash`, `hash_layer.6`, `classifier_plus.6` or `classifier.6`, with `.bias`"));
+    };
+    // Names and shapes first, so that all faults can be told; zeros cost no memory before they are overwritten.
+    let mut zeros = |_: &str, shape: &[usize], _: Init| Ok(vec![0.0; shape.iter().product()]);
+    let model = HashModel::build(backbone, bits, side, device, &mut zeros)?;
+    let fit = fit(&file, &as_wanted(model.parameters().iter().map(|(name, var)| (name, var.dims()))));
+    let extra = fit.extra.iter().map(|name| format!("the network has no parameter `{name}`"));
+    let wrong: Vec<String> = fit.wrong.iter().cloned().chain(extra).collect();
+    if !wrong.is_empty() {
+        let hint = format!("its names are taken for those of `{}`: {}", layout.name, layout.about);
+        return Err(wrong.into_iter().fold(unfit(path), Error::note).hint(hint));
+    }
+    for (index, (_, var)) in model.parameters().iter().enumerate() {
+        let values = Tensor::from_vec(fit.read(&file, index)?, var.shape(), var.device()).map_err(tensor_error)?;
+        var.set(&values).map_err(tensor_error)?;
+    }
+    Ok(Imported { model, format: file.format().name, names: layout.name })
+}
+
+/// Writes a network for another program, in the format that the file's ending tells, under the names of `names`.
+///
+/// # Errors
+/// An ending or names that nobody knows, and the disk.
+pub fn export(path: &Path, model: &HashModel, names: &str) -> Result<()> {
+    let (format, layout) = (can_write(path)?, Layout::find(names)?);
+    let parameters = model.parameters();
+    let outgoing = parameters.iter().map(|(name, var)| {
+        let (mut shape, turns) = (var.dims().to_vec(), var.rank() == 2 && layout.is_transposed(format));
+        if turns {
+            shape.reverse();
+        }
+        Outgoing { name: layout.theirs(name), shape, turns }
+    });
+    let mut source = |index: usize| {
+        let flat = parameters[index].1.flatten_all().and_then(|flat| flat.to_vec1());
+        flat.map_err(tensor_error)
+    };
+    let outgoing: Vec<Outgoing> = outgoing.collect();
+    weightfile::write(path, format, &outgoing, &BTreeMap::new(), &mut source)
+}
+
+/// Length of the codes that a file's hash layer gives, at most what a network may have.
+fn bits_of(file: &WeightFile, layout: &Layout) -> Option<usize> {
+    let bias = layout.theirs(&format!("{HASH_LAYER}.bias"));
+    let found = file.tensors().iter().find(|tensor| tensor.name == bias || tensor.name.ends_with(&format!(".{bias}")));
+    match found?.shape[..] {
+        [bits] => Some(bits),
+        _ => None,
+    }
+}
+
+fn as_wanted<'v>(parameters: impl Iterator<Item = (&'v String, &'v [usize])>) -> Vec<Wanted> {
+    parameters.map(|(name, shape)| Wanted { name: name.clone(), shape: shape.to_vec() }).collect()
 }
 
 fn unfit(path: &Path) -> Error {

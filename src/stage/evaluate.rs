@@ -212,12 +212,15 @@ impl Evaluate {
         // The name says what was asked for, so that a smaller database does not make another metric of it.
         let metric = metric_name(self.top_k);
         cx.metric(&metric, found.value());
-        if let Some(other) = found.other_value() {
-            cx.metric(format!("{metric} {} self", if self.exclude_self { "with" } else { "without" }), other);
+        if let (Some(name), Some(other)) = (self.other_metric(found), found.other_value()) {
+            cx.metric(name, other);
         }
         cx.metric("chance", found.evaluation.summary.chance);
-        if let Some(interval) = found.intervals.value {
-            let intervals = json!({ &metric: { "low": interval.low, "high": interval.high } });
+        if let Some(interval) = found.intervals.get("value") {
+            let mut intervals = json!({ &metric: { "low": interval.low, "high": interval.high } });
+            if let Some((other, interval)) = self.other_metric(found).zip(found.intervals.get("other")) {
+                intervals[other] = json!({ "low": interval.low, "high": interval.high });
+            }
             cx.fact("intervals", intervals.to_string());
         }
         if self.exclude_self && inside == 0 {
@@ -227,6 +230,12 @@ impl Evaluate {
             cx.warn(warning);
         }
         Ok(metric)
+    }
+
+    /// The name of the figure with the queries in the database, or without them, whichever is not the main one.
+    fn other_metric(&self, found: &Assessment) -> Option<String> {
+        let (metric, word) = (metric_name(self.top_k), if self.exclude_self { "with" } else { "without" });
+        found.other.as_ref().map(|_| format!("{metric} {word} self"))
     }
 
     /// Warns of what makes the figure mean something else than it says, or refuses it.

@@ -9,6 +9,7 @@ mod contract;
 mod encode;
 mod evaluate;
 mod export;
+mod import;
 mod infer;
 mod lists;
 mod param;

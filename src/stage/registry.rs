@@ -2,8 +2,8 @@
 
 use super::{Describe, Shape, Stage};
 use super::{
-    command::Command, encode::Encode, evaluate::Evaluate, export::Export, infer::Infer, lists::Lists, prepare::Prepare,
-    train::Train,
+    command::Command, encode::Encode, evaluate::Evaluate, export::Export, import::Import, infer::Infer, lists::Lists,
+    prepare::Prepare, train::Train,
 };
 use figment::Figment;
 use figment::providers::Serialized;
@@ -14,6 +14,7 @@ pub static STAGES: &[Kind] = &[
     kind::<Lists>(),
     kind::<Prepare>(),
     kind::<Train>(),
+    kind::<Import>(),
     kind::<Encode>(),
     kind::<Evaluate>(),
     kind::<Export>(),

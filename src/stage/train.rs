@@ -44,7 +44,8 @@ pub(super) struct Train {
     /// The network below the hash layer.
     #[serde(default = "backbone")]
     backbone: BackboneSpec,
-    /// Weights to start from: safetensors with torchvision's names.
+    /// Weights to start from: safetensors, PyTorch's, PaddlePaddle's or NumPy's file, with the names of torchvision,
+    /// DeepHash-pytorch or paddle_hashnet.
     pretrained: Option<Ref>,
     /// What is made small.
     #[serde(default = "loss")]

@@ -103,7 +103,7 @@ fn what_does_not_fit_is_named() {
     );
     let text = with(1, "long.npy");
     assert!(text.contains("1 query codes, but labels for 2 items"), "{text}");
-    assert!(with(1, "query.txt").contains("not a codes file"));
+    assert!(with(1, "query.txt").contains("is no file of codes"));
     let mut sides = SIDES;
     sides[7] = "none.txt";
     let missing = space.hashpipe(&[&["evaluate"][..], &sides].concat());
@@ -128,6 +128,15 @@ fn codes_are_searched_by_count_and_by_radius() {
     let both =
         space.hashpipe(&["search", "--codes", "database.npy", "--query", "query.npy", "--top", "1", "--radius", "1"]);
     assert_eq!(both.code, 2);
+}
+
+#[test]
+fn codes_alone_tell_what_they_are_like() {
+    let space = small();
+    let line = space.hashpipe(&["codes", "stats", "database.npy", "--json"]).ok().json().remove(0);
+    assert_eq!((&line["count"], &line["buckets"]["alone"], &line["dead"]), (&json!(5), &json!(5), &json!([])));
+    let text = space.hashpipe(&["codes", "stats", "database.npy", "query.npy", "--layout", "outputs"]).ok().stdout;
+    assert!(text.contains("database.npy") && text.contains("cosine of outputs and signs"), "{text}");
 }
 
 #[test]

@@ -287,11 +287,28 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
         (&"best".into(), &"unknown".into()),
         "one seed has no interval"
     );
+    assert!(entries[0]["p_value"].is_null() && entries[1]["p_value"].as_f64() > Some(0.0), "{entries:?}");
+    let single = entries.iter().find(|entry| seeds(entry) == 1).unwrap();
+    assert!(single["metrics"]["mAP@10"]["over_queries"]["low"].is_f64() && single["selected"].is_null(), "{single}");
     let table = space.hashpipe(&["leaderboard", "small"]).ok().stdout;
     assert!(table.contains("lists.shapes/query") && table.contains("epochs"), "{table}");
     for (form, sign) in [("markdown", "| --- |"), ("csv", "pipeline,epochs,"), ("latex", "\\begin{tabular}")] {
         assert!(space.hashpipe(&["leaderboard", "--format", form]).ok().stdout.contains(sign), "{form}");
     }
+    // The newest of these names are those of five ranks.
+    let pair = ["compare", "small/evaluate.map@seed=0", "evaluate.map@seed=1", "--json"];
+    let found = space.hashpipe(&pair).ok().json().remove(0);
+    let value = |seed: usize| board("5")["entries"][0]["metrics"]["mAP@5"]["values"][seed].as_f64().unwrap();
+    assert!((found["difference"].as_f64().unwrap() - (value(0) - value(1))).abs() < 1e-12, "{found}");
+    assert_eq!((&found["queries"], &found["exact"]), (&8.into(), &true.into()));
+
+    // An epoch chosen by the very queries of the figures is known by content.
+    let [query, database] = ["query", "database"].map(|list| format!("train.net.select.{list}=lists.shapes/{list}"));
+    space.run(&["--set", "train.net.seed=8", "--set", &query, "--set", &database]).ok();
+    let boards = space.hashpipe(&["leaderboard", "--json"]).ok().json();
+    let entries: Vec<&Value> = boards.iter().flat_map(|board| board["entries"].as_array().unwrap()).collect();
+    assert_eq!(entries.iter().filter(|entry| entry["selected"] == "on_test").count(), 1, "{entries:?}");
+    assert!(space.hashpipe(&["leaderboard"]).ok().stdout.contains("best on test"));
     assert!(space.hashpipe(&["leaderboard", "smal"]).stderr.contains("did you mean `small`?"));
 }
 

@@ -10,6 +10,8 @@ mod codes;
 mod commands;
 /// Runs that are stopped in the middle, and go on as if they had not been.
 mod crash;
+/// Weights and codes out to other programs, and back.
+mod formats;
 /// What is changed, and exactly which stages run again.
 mod freshness;
 /// AlexNet, the loss and the optimiser against PyTorch's numbers.

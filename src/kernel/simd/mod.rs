@@ -150,6 +150,21 @@ impl Kind {
         }
     }
 
+    /// Columns of a tile: numbers of two vectors.
+    pub(super) fn columns(self) -> usize {
+        2 * match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => avx512::Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 | Self::Avx512 => avx512::Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::LANES,
+            Self::Portable => portable::Portable::LANES,
+        }
+    }
+
     /// Sums of products (`product.rs`), compiled once for each kind: as a task it would be once for each of its users.
     pub(super) fn sums(self, terms: &Terms, a: &[f32], b: &[f32], start: Start, relu: bool, out: Output) {
         match self {

@@ -1,6 +1,6 @@
 //! AlexNet as torchvision has it (Krizhevsky 2014, "One weird trick"), up to its second fully connected layer.
 
-use super::{Backbone, BuildBackbone, Operations, check_dropout, operations_of};
+use super::{Backbone, BuildBackbone, Layer, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
 use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
 use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
@@ -70,6 +70,15 @@ impl BuildBackbone for AlexNet {
                 .hint("set `crop = 224` and `resize = 256` in the transform"));
         }
         Ok(())
+    }
+
+    fn layers(&self) -> Option<Vec<Layer>> {
+        let convolutions = CONVOLUTIONS.map(|(position, _, side, stride, padding, pooled)| {
+            let name = format!("features.{position}");
+            Layer::Conv { name, side, stride, padding, pool: pooled.then_some(POOL) }
+        });
+        let linears = [1, 4].map(|position| Layer::Linear { name: format!("classifier.{position}"), relu: true });
+        Some(convolutions.into_iter().chain([Layer::Flatten]).chain(linears).collect())
     }
 
     fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {

@@ -8,6 +8,7 @@ use super::net::How;
 use super::parameters::Parameters;
 use crate::choices;
 use crate::error::{Error, Result};
+use crate::kernel::MaxPool2d;
 use candle_core::Tensor;
 
 /// Features of images.
@@ -49,8 +50,24 @@ pub trait BuildBackbone {
     /// Whether parameters and image side make a network.
     fn check(&self, side: usize) -> Result<()>;
 
+    /// Its layers in order, for programs that run it elsewhere; `None` if they are not a chain of these.
+    fn layers(&self) -> Option<Vec<Layer>> {
+        None
+    }
+
     /// For images of `side` pixels; the weights are added to `params` under the backbone's own names.
     fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>>;
+}
+
+/// A layer of a backbone that is a chain of layers. Weights are `{name}.weight` and `{name}.bias`.
+#[derive(Debug, Clone)]
+pub enum Layer {
+    /// A convolution with square filters of `side`, ReLU behind it, and a pool behind that.
+    Conv { name: String, side: usize, stride: usize, padding: usize, pool: Option<MaxPool2d> },
+    /// Maps to rows of numbers, channel after channel.
+    Flatten,
+    /// A linear layer, and ReLU behind it where asked.
+    Linear { name: String, relu: bool },
 }
 
 choices! {

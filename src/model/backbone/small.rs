@@ -1,6 +1,6 @@
 //! A compact convolutional network for small images: the `cuda-convnet` of the CIFAR-10 days, with He initialisation.
 
-use super::{Backbone, BuildBackbone, Operations, check_dropout, operations_of};
+use super::{Backbone, BuildBackbone, Layer, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
 use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
 use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
@@ -78,6 +78,21 @@ impl BuildBackbone for Small {
             return Err(Error::input("`width` must be at least 1"));
         }
         self.last_side(side).map(|_| ())
+    }
+
+    fn layers(&self) -> Option<Vec<Layer>> {
+        let convolutions = (0..self.channels.len()).map(|block| {
+            let side = if block == 0 { 5 } else { 3 };
+            Layer::Conv {
+                name: format!("features.{}", 3 * block),
+                side,
+                stride: 1,
+                padding: side / 2,
+                pool: Some(POOL),
+            }
+        });
+        let linear = Layer::Linear { name: "classifier.1".into(), relu: true };
+        Some(convolutions.chain([Layer::Flatten, linear]).collect())
     }
 
     fn build(&self, side: usize, params: &mut Parameters) -> Result<Box<dyn Backbone>> {
