@@ -84,7 +84,8 @@ pub fn pause() {
     let _ = raise(Signal::SIGSTOP);
     tell(Signal::SIGCONT);
     let mut pauses = pauses();
-    pauses.total += pauses.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    let stood = pauses.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    pauses.total += stood;
 }
 
 /// Collects a process that [`start`] has started and that has ended.

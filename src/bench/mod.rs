@@ -6,10 +6,12 @@
 mod hash;
 mod images;
 mod network;
+mod retrieval;
 
 pub use hash::hash;
 pub use images::images;
 pub use network::{Network, network};
+pub use retrieval::{Limits, Retrieval};
 
 use crate::error::{Error, Kind, Result};
 use serde::Serialize;

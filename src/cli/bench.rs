@@ -1,12 +1,13 @@
 //! `hashpipe bench`: what this machine can do.
 
-use crate::bench::{Figures, Network, Subject, hash, images, measure, network};
+use crate::bench::{Figures, Network, Retrieval, Subject, hash, images, measure, network};
 use crate::cache::Store;
 use crate::error::{Error, Place, Result};
 use crate::image::Transform;
 use crate::model::backbone::BackboneSpec;
 use crate::model::{Precision, has_bf16, vectors};
 use crate::report::{note, print, size, table};
+use crate::retrieval::{Wanted, instructions};
 use crate::stage::Pass;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -33,6 +34,10 @@ enum What {
     Images(Images),
     /// Hash a file
     Hash(Hash),
+    /// Search generated codes for the nearest of each query
+    Search(Search),
+    /// Rank generated codes, and measure the rankings
+    Evaluate(Evaluate),
 }
 
 #[derive(Debug, Args)]
@@ -94,11 +99,64 @@ struct Hash {
     how: How,
 }
 
+#[derive(Debug, Args)]
+struct Sizes {
+    /// Length of the codes
+    #[arg(long, default_value_t = 64)]
+    bits: usize,
+    /// Codes that are searched
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    database: usize,
+    /// Codes that are looked up
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    queries: usize,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct Search {
+    #[command(flatten)]
+    sizes: Sizes,
+    /// How many of the nearest are found
+    #[arg(long, value_name = "K", default_value_t = 100)]
+    top: usize,
+}
+
+#[derive(Debug, Args)]
+struct Evaluate {
+    #[command(flatten)]
+    sizes: Sizes,
+    /// Classes that items have one to three of
+    #[arg(long, value_name = "N", default_value_t = 80)]
+    classes: usize,
+    /// The k of mAP@k
+    #[arg(long, value_name = "K", default_value_t = 5000)]
+    top_k: usize,
+    /// Measure mAP@k alone, instead of everything
+    #[arg(long)]
+    map_only: bool,
+}
+
+impl Sizes {
+    fn retrieval(&self) -> Result<Retrieval> {
+        let (bits, database, queries) = (self.bits, self.database, self.queries);
+        Ok(Retrieval { bits, database, queries, threads: self.how.threads()? })
+    }
+}
+
+impl Evaluate {
+    fn wanted(&self) -> Wanted {
+        if self.map_only { Wanted::map_only(&[self.top_k]) } else { Wanted::all(&[self.top_k]) }
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let how = match &arguments.what {
         Some(What::Forward(Net { how, .. }) | What::Train(Net { how, .. })) => how,
         Some(What::Images(Images { how, .. })) => how,
         Some(What::Hash(Hash { how, .. })) => how,
+        Some(What::Search(Search { sizes, .. }) | What::Evaluate(Evaluate { sizes, .. })) => &sizes.how,
         None => &arguments.how,
     };
     if !how.seconds.is_finite() || how.seconds < 0.0 {
@@ -110,13 +168,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         Some(What::Train(net)) => vec![net.subject(Pass::Train)?],
         Some(What::Images(of)) => vec![of.subject()?],
         Some(What::Hash(of)) => vec![hash(&of.file, how.threads()?)?],
+        Some(What::Search(of)) => vec![of.sizes.retrieval()?.search(of.top)?],
+        Some(What::Evaluate(of)) => vec![of.sizes.retrieval()?.evaluate(of.classes, of.wanted())?],
         None => everything(how, &file)?,
     };
     if subjects.len() > 1 {
         note(&format!("{} measurements of {} s each, in turns", subjects.len(), how.seconds));
     }
     let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds))?;
-    show(&found, how.json);
+    let retrieval = match &arguments.what {
+        Some(What::Search(Search { sizes, .. }) | What::Evaluate(Evaluate { sizes, .. })) => Some(sizes.retrieval()?),
+        _ => None,
+    };
+    show(&found, how.json, &retrieval.map(|of| beside(&of, &found)).transpose()?.unwrap_or_default());
     remember(&found, &how.cache)?;
     Ok(0)
 }
@@ -227,17 +291,31 @@ fn remember(found: &[Figures], cache: &Path) -> Result<()> {
     Ok(())
 }
 
-fn show(found: &[Figures], as_json: bool) {
+/// What else the figures of retrieval say, and what the machine does at most.
+fn beside(of: &Retrieval, found: &[Figures]) -> Result<Vec<(&'static str, serde_json::Value)>> {
+    let limits = of.limits()?;
+    let median = found.first().map_or(0.0, |figures| figures.median);
+    Ok(vec![
+        ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6)),
+        ("popcounts_per_second", json!(limits.popcounts_per_second)),
+        ("bytes_read_per_second", json!(limits.bytes_per_second)),
+        ("instructions", json!(instructions())),
+    ])
+}
+
+/// Shows figures; `beside` are facts of the only subject.
+fn show(found: &[Figures], as_json: bool, beside: &[(&'static str, serde_json::Value)]) {
     if as_json {
         for figures in found {
             let Figures { name, unit, threads, median, p10, p90, turns, floor, .. } = figures;
-            print(
-                &json!({
-                    "what": name, format!("{unit}_per_second"): median, "p10": p10, "p90": p90,
-                    "threads": threads, "floor": floor, "turns": turns,
-                })
-                .to_string(),
-            );
+            let mut line = json!({
+                "what": name, format!("{unit}_per_second"): median, "p10": p10, "p90": p90,
+                "threads": threads, "floor": floor, "turns": turns,
+            });
+            for (name, value) in beside {
+                line[*name] = value.clone();
+            }
+            print(&line.to_string());
         }
         return;
     }
@@ -258,10 +336,19 @@ fn show(found: &[Figures], as_json: bool) {
         })
         .collect();
     print(&table(&["what", "per second", "p10 to p90", "threads", "turns", "floor"], &rows));
+    for (name, value) in beside {
+        let value = value.as_f64().map_or_else(|| value.as_str().unwrap_or_default().to_string(), large);
+        print(&format!("{}: {value}", name.replace('_', " ")));
+    }
 }
 
 fn rate_of(rate: f64, unit: &str) -> String {
-    if unit == "bytes" { size(rate as u64) } else { format!("{rate:.1} {unit}") }
+    if unit == "bytes" { size(rate as u64) } else { format!("{} {unit}", large(rate)) }
+}
+
+/// A number with as many digits as it deserves.
+fn large(value: f64) -> String {
+    if value >= 1e8 { format!("{:.2} billion", value / 1e9) } else { format!("{value:.1}") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use parquet::basic::{Compression, Repetition, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
@@ -146,7 +146,7 @@ fn read_from(file: File, length: u64) -> Result<Columns, ParquetError> {
 
 /// Refuses columns that lie outside of the file: the library would panic.
 fn inside(reader: &SerializedFileReader<File>, length: u64) -> Result<(), ParquetError> {
-    for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+    for column in reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
         let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
         let end = start.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
         let fits = start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end <= length);

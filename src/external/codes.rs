@@ -3,7 +3,7 @@
 use crate::codefile;
 use crate::error::{Error, Place, Result};
 use crate::npy::{self, Array, Values};
-use crate::retrieval::{self, Codes, Quantisation};
+use crate::retrieval::{self, Codes, Header, Quantisation};
 use std::path::Path;
 
 /// What the numbers of an array are.
@@ -57,6 +57,9 @@ pub struct ReadCodes {
     pub form: String,
 }
 
+/// Bytes of a codes file from which it is mapped, so that it may be larger than memory; its digest is then not checked.
+const MAPPED_FROM: u64 = 1 << 30;
+
 /// Reads codes of whatever form the file has.
 ///
 /// # Errors
@@ -68,10 +71,14 @@ pub fn read_codes(path: &Path, reading: Reading) -> Result<ReadCodes> {
             BitOrder::Big => codefile::BitOrder::Big,
         };
         let options = codefile::Options { bits: reading.bits, order, ..codefile::Options::default() };
-        let (set, format) = codefile::read(path, &options)?;
-        // Only hashpipe's own files know their list.
-        let list = if format.name == "hashpipe" { retrieval::read(path)?.1.provenance.list } else { None };
-        let (codes, zeros, form) = (set.codes, set.zeros, format.about.to_string());
+        let (codes, zeros, list, form) = if let Some((codes, header)) = mapped(path)? {
+            (codes, header.zeros, header.provenance.list, "codes file, mapped".to_string())
+        } else {
+            let (set, format) = codefile::read(path, &options)?;
+            // Only hashpipe's own files know their list.
+            let list = if format.name == "hashpipe" { retrieval::read(path)?.1.provenance.list } else { None };
+            (set.codes, set.zeros, list, format.about.to_string())
+        };
         if let Some(bits) = reading.bits.filter(|bits| *bits != codes.bits()) {
             let message = format!("`{}` has codes of {} bits and not of {bits}", path.display(), codes.bits());
             return Err(Error::data(message).hint("leave `--bits` out: the file knows"));
@@ -79,6 +86,18 @@ pub fn read_codes(path: &Path, reading: Reading) -> Result<ReadCodes> {
         return Ok(ReadCodes { codes, zeros, quantisation: None, list, form });
     }
     of_array(&npy::read(path)?, reading).map_err(|error| error.at(Place::Path(path.display().to_string())))
+}
+
+/// The codes of a large codes file of hashpipe's; `None` if the file is small or something else.
+fn mapped(path: &Path) -> Result<Option<(Codes, Header)>> {
+    if !path.metadata().is_ok_and(|found| found.len() >= MAPPED_FROM) {
+        return Ok(None);
+    }
+    match retrieval::map(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.message() == "not a codes file" => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn of_array(array: &Array, reading: Reading) -> Result<ReadCodes> {

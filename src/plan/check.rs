@@ -1,5 +1,6 @@
 //! One stage table against what its kind may hold: every fault at once, and the sweeps and references it has.
 
+use super::target;
 use crate::config::{Config, Mark};
 use crate::error::Error;
 use crate::names::known_or_nearest;
@@ -185,8 +186,10 @@ impl Walk<'_> {
             self.add(Error::input("`by` must name a swept parameter, as in `by = \"bits\"`"), path, Mark::Value);
             path.pop();
         }
-        if matches!(shape, Shape::Ref) {
-            self.add(Error::input("a reference cannot be given `by` an axis"), path, Mark::Key);
+        // An output would be of a task that belongs to another point; a file of the user's belongs to none.
+        let output = |value: &Value| matches!(value.as_str().map(target::parse), Some(target::Text::Output { .. }));
+        if matches!(shape, Shape::Ref) && map.iter().any(|(key, value)| key != "by" && output(value)) {
+            self.add(Error::input("an output of a stage cannot be given `by` an axis"), path, Mark::Key);
         }
         for (key, value) in map.iter().filter(|(key, _)| *key != "by") {
             self.below(shape, value, path, key);

@@ -129,21 +129,34 @@ impl Leaderboard {
     /// The boards of all evaluations that have a name, or with `all`, of every one.
     pub fn all(actions: &[Action], names: &HashMap<Key, BTreeSet<Named>>, all: bool, per_query: &Numbers) -> Vec<Self> {
         let history = History::new(actions);
-        let mut boards: BTreeMap<BTreeMap<String, String>, Vec<(Entry, &Action)>> = BTreeMap::new();
+        // By what was measured and how, as the evaluation itself names it; its key says more than that.
+        let mut boards: BTreeMap<String, (BTreeMap<String, String>, Vec<(Entry, &Action)>)> = BTreeMap::new();
         for action in actions.iter().filter(|action| action.kind == "evaluate" && !action.metrics.is_empty()) {
             let name = names.get(&action.key).and_then(BTreeSet::first);
             if name.is_some() || all {
                 let entry = history.entry(action, name);
-                boards.entry(history.protocol(action, names)).or_default().push((entry, action));
+                let protocol = history.protocol(action, names);
+                let group = match action.facts.get("protocol") {
+                    // A figure of all ranks has another name than one of as many as there are.
+                    Some(name) => {
+                        format!("{name} {}", in_order(entry.metrics.keys()).first().cloned().unwrap_or_default())
+                    }
+                    None => format!("{protocol:?}"),
+                };
+                boards.entry(group).or_insert((protocol, vec![])).1.push((entry, action));
             }
         }
-        let boards = boards.into_iter().map(|(protocol, found)| {
-            let mut entries = over_seeds(found, per_query);
-            mark(&mut entries);
-            test(&mut entries);
-            Self { protocol, entries }
-        });
-        boards.collect()
+        let mut boards: Vec<Self> = boards
+            .into_values()
+            .map(|(protocol, found)| {
+                let mut entries = over_seeds(found, per_query);
+                mark(&mut entries);
+                test(&mut entries);
+                Self { protocol, entries }
+            })
+            .collect();
+        boards.sort_by(|a, b| a.protocol.cmp(&b.protocol));
+        boards
     }
 
     /// What the table is of, in a line.

@@ -17,6 +17,8 @@ use std::ops::Range;
 
 /// Queries that pass over a database together.
 const GROUP: usize = 16;
+/// Queries whose candidates are in memory at once.
+const PORTION: usize = 1024;
 /// Codes that are worth a thread of their own.
 const PART: usize = 1 << 16;
 
@@ -153,19 +155,21 @@ impl<'a> Engine<'a> {
             return Ok(vec![vec![]; queries.len()]);
         }
         let (ternary, sample) = (self.half_bits(queries), sample(&self.segments[0]));
-        let groups: Vec<Range<usize>> = chunks(queries.len(), GROUP).collect();
-        let guesses =
-            groups.into_par_iter().map(|group| limits(queries, group, sample.as_ref(), k, self.len(), ternary));
-        let guesses = guesses.collect::<Result<Vec<_>, Refusal>>()?.concat();
-        let mut found = self.search(queries, k, &guesses)?;
-        let short: Vec<usize> = (0..queries.len()).filter(|&query| !found[query].is_enough()).collect();
-        if !short.is_empty() {
-            let again = self.search(&queries.selected(short.iter().copied()), k, &vec![usize::MAX; short.len()])?;
-            for (query, nearest) in short.into_iter().zip(again) {
-                found[query] = nearest;
+        self.in_portions(queries, k, |queries| {
+            let groups: Vec<Range<usize>> = chunks(queries.len(), GROUP).collect();
+            let guess = |group| limits(queries, group, sample.as_ref(), k, self.len(), ternary);
+            let guesses = groups.into_par_iter().map(guess).collect::<Result<Vec<_>, Refusal>>()?.concat();
+            let mut found = self.search(queries, k, &guesses)?;
+            let short: Vec<usize> = (0..queries.len()).filter(|&query| !found[query].is_enough()).collect();
+            if !short.is_empty() {
+                let again = queries.selected(short.iter().copied());
+                let again = self.search(&again, k, &vec![usize::MAX; short.len()])?;
+                for (query, nearest) in short.into_iter().zip(again) {
+                    found[query] = nearest;
+                }
             }
-        }
-        Ok(in_order(&found, k))
+            Ok(found)
+        })
     }
 
     /// Returns for each query all items that differ in at most `radius` bits, nearest first, ties in database order.
@@ -175,8 +179,24 @@ impl<'a> Engine<'a> {
     pub fn within(&self, queries: &Codes, radius: usize) -> Result<Vec<Vec<Neighbour>>, Refusal> {
         let steps = if self.half_bits(queries) { 2 } else { 1 };
         let limit = radius.saturating_mul(steps);
-        let found = self.search(queries, usize::MAX, &vec![limit; queries.len()])?;
-        Ok(in_order(&found, usize::MAX))
+        self.in_portions(queries, usize::MAX, |queries| self.search(queries, usize::MAX, &vec![limit; queries.len()]))
+    }
+
+    /// The first `k` of what `search` finds for some queries after others, so that candidates do not fill the memory.
+    fn in_portions(
+        &self,
+        queries: &Codes,
+        k: usize,
+        search: impl Fn(&Codes) -> Result<Vec<Nearest>, Refusal>,
+    ) -> Result<Vec<Vec<Neighbour>>, Refusal> {
+        let neighbour = |index, distance| Neighbour { index, distance: u32::from(distance) };
+        let mut all = Vec::with_capacity(queries.len());
+        for portion in chunks(queries.len(), PORTION) {
+            let found =
+                if portion.len() == queries.len() { search(queries) } else { search(&queries.selected(portion)) };
+            all.par_extend(found?.into_par_iter().map(|nearest| nearest.in_order(k, neighbour)));
+        }
+        Ok(all)
     }
 
     /// Returns for each query how many items there are at each distance from 0 up to the number of bits (of half bits
@@ -215,7 +235,7 @@ impl<'a> Engine<'a> {
         let tasks: Vec<(Range<usize>, Range<usize>)> =
             groups.iter().flat_map(|group| parts.iter().map(|part| (group.clone(), part.clone()))).collect();
         let found = tasks.into_par_iter().map(|(group, part)| {
-            let new = |query: usize| Nearest::new(wanted, limits[query], pair.levels());
+            let new = |query: usize| Nearest::new(wanted, limits[query], pair.levels(), true);
             let mut nearest: Vec<Nearest> = group.clone().map(new).collect();
             if pair.fits_bytes() {
                 self.pass::<u8>(queries, group, part, &mut nearest)?;
@@ -236,7 +256,7 @@ impl<'a> Engine<'a> {
             }
         }
         if parts.is_empty() {
-            all.extend((0..queries.len()).map(|query| Nearest::new(wanted, limits[query], pair.levels())));
+            all.extend((0..queries.len()).map(|query| Nearest::new(wanted, limits[query], pair.levels(), true)));
         }
         Ok(all)
     }
@@ -252,7 +272,7 @@ impl<'a> Engine<'a> {
         let kind = self.pair(queries, &self.segments[0])?.kind();
         self.each_block(queries, group.clone(), part, |query, base, distances: &[D]| {
             let there = (self.removed_count > 0).then(|| is_there(base));
-            nearest[query - group.start].take(kind, base, distances, there, |_| false);
+            nearest[query - group.start].take(kind, base, distances, there, &[]);
         })
     }
 
@@ -278,11 +298,6 @@ impl<'a> Engine<'a> {
         }
         Ok(())
     }
-}
-
-fn in_order(found: &[Nearest], k: usize) -> Vec<Vec<Neighbour>> {
-    let neighbour = |index, distance, _| Neighbour { index, distance: u32::from(distance) };
-    found.par_iter().map(|nearest| nearest.in_order(k, neighbour)).collect()
 }
 
 /// Pieces of `0..total`, each of `length` but the last.

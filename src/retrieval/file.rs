@@ -231,6 +231,7 @@ impl From<Refusal> for Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Engine;
     use super::super::codes::tests::random_codes;
     use super::*;
     use crate::seeded::stream;
@@ -268,6 +269,8 @@ mod tests {
             assert_eq!(read(&path).unwrap(), (codes.clone(), header()));
             let (mut mapped, found) = map(&path).unwrap();
             assert_eq!((&mapped, found), (&codes, header()));
+            let near = |database| Engine::over(database).top_k(&codes, 3).unwrap();
+            assert_eq!(near(&mapped), near(&codes));
             mapped.push(&vec![1.0; bits]).unwrap();
             assert_eq!((mapped.len(), read(&path).unwrap().0.len()), (count + 1, count));
         }

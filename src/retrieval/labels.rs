@@ -59,16 +59,28 @@ impl Labels {
     ///
     /// Binary numbers lie across `planes`: bit `i` of `planes[p][w]` is bit `p` of the count of item `i` of word `w`.
     /// There are enough planes for the number of classes ([`planes_for`]), each as long as `words`.
+    #[inline(always)]
     pub(super) fn count_shared(&self, classes: &[u32], words: Range<usize>, planes: &mut [Vec<u64>]) {
         planes.iter_mut().for_each(|plane| plane.fill(0));
-        for &class in classes {
-            let row = &self.row(class as usize)[words.clone()];
-            for (w, &items) in row.iter().enumerate() {
-                let mut carry = items;
-                for plane in planes.iter_mut() {
-                    (plane[w], carry) = (plane[w] ^ carry, plane[w] & carry);
+        let mut carry = vec![0; words.len()];
+        for (number, &class) in (1..).zip(classes) {
+            carry.copy_from_slice(&self.row(class as usize)[words.clone()]);
+            // So many classes do not reach higher planes.
+            for plane in &mut planes[..planes_for(number)] {
+                for (plane, carry) in plane.iter_mut().zip(&mut carry) {
+                    (*plane, *carry) = (*plane ^ *carry, *plane & *carry);
                 }
             }
+        }
+    }
+
+    /// The same, but only whether an item has any of the classes: bit `i` of `any[w]` for item `i` of word `w`.
+    #[inline(always)]
+    pub(super) fn mark_shared(&self, classes: &[u32], words: Range<usize>, any: &mut [u64]) {
+        any.fill(0);
+        for &class in classes {
+            let row = &self.row(class as usize)[words.clone()];
+            any.iter_mut().zip(row).for_each(|(any, row)| *any |= row);
         }
     }
 
@@ -124,6 +136,11 @@ mod tests {
             let part = words / 2..words;
             let mut planes = vec![vec![u64::MAX; part.len()]; planes_for(query.len())];
             labels.count_shared(&query.iter().copied().collect::<Vec<_>>(), part.clone(), &mut planes);
+            let mut any = vec![u64::MAX; part.len()];
+            labels.mark_shared(&query.iter().copied().collect::<Vec<_>>(), part.clone(), &mut any);
+            for (w, any) in any.into_iter().enumerate() {
+                prop_assert_eq!(any, planes.iter().fold(0, |any, plane| any | plane[w]));
+            }
             prop_assert_eq!(labels.len(), items.len());
             for (i, item) in items.iter().enumerate() {
                 prop_assert_eq!(&labels.classes_of(i).collect::<Vec<_>>(), item);

@@ -40,7 +40,7 @@ pub use measure::{
     AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt,
     QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate,
 };
-pub use popcount::{instructions, popcount_floor};
+pub use popcount::{instructions, popcount_floor, popcount_pass};
 pub use refusal::Refusal;
 pub use search::{top_k, within};
 pub use statistics::{Buckets, Correlation, Occupancy, Quantisation, Statistics};

@@ -18,49 +18,54 @@ pub(super) struct Nearest {
     within: usize,
     /// Candidates at each distance.
     counts: Vec<u32>,
-    /// Where the candidates stand in the database, ascending.
+    /// Where the candidates stand in the database, ascending; empty if nobody asks.
     at: Vec<u32>,
-    /// For each of `at`: twice its distance, plus 1 if it is marked.
+    keeps_places: bool,
+    /// For each candidate, in database order: twice its distance, plus 1 if it is marked.
     keys: Vec<u16>,
+    /// A bit for each place of a block, 1 for candidates.
+    near: Vec<u64>,
 }
 
 impl Nearest {
-    /// For the `wanted` nearest within `limit`; distances are below `levels`.
-    pub(super) fn new(wanted: usize, limit: usize, levels: usize) -> Self {
-        Self { wanted, limit: limit.min(levels - 1), within: 0, counts: vec![0; levels], at: vec![], keys: vec![] }
+    /// For the `wanted` nearest within `limit`; distances are below `levels`. Where items stand is kept if
+    /// `keeps_places`.
+    pub(super) fn new(wanted: usize, limit: usize, levels: usize, keeps_places: bool) -> Self {
+        let (limit, counts) = (limit.min(levels - 1), vec![0; levels]);
+        Self { wanted, limit, within: 0, counts, at: vec![], keeps_places, keys: vec![], near: vec![] }
     }
 
-    /// Looks at items that stand in the database from `base` on; `is_there` and `is_marked` are asked for places in
-    /// `distances`.
+    /// Looks at items that stand in the database from `base` on; `is_there` is asked for places in `distances`, and
+    /// `marked` has a bit for each of them, or is empty.
+    #[inline(always)]
     pub(super) fn take<D: Distance>(
         &mut self,
         kind: Kind,
         base: usize,
         distances: &[D],
         is_there: Option<impl Fn(usize) -> bool>,
-        is_marked: impl Fn(usize) -> bool,
+        marked: &[u64],
     ) {
-        let known = self.at.len();
-        if self.limit + 1 == self.counts.len() {
-            self.at.extend(base as u32..(base + distances.len()) as u32);
-        } else {
-            D::near(kind, distances, D::from_usize(self.limit), base as u32, &mut self.at);
+        self.near.resize(distances.len().div_ceil(64), 0);
+        D::near(kind, distances, D::from_usize(self.limit), &mut self.near);
+        if self.near.iter().fold(0, |any, near| any | near) == 0 {
+            return;
         }
         if let Some(is_there) = is_there {
-            let mut kept = known;
-            for i in known..self.at.len() {
-                self.at[kept] = self.at[i];
-                kept += usize::from(is_there(self.at[i] as usize - base));
+            for (w, near) in self.near.iter_mut().enumerate() {
+                ones(*near).filter(|bit| !is_there(w * 64 + bit)).for_each(|bit| *near &= !(1 << bit));
             }
-            self.at.truncate(kept);
         }
-        for &at in &self.at[known..] {
-            let place = at as usize - base;
-            let distance = distances[place].to_usize();
-            self.counts[distance] += 1;
-            self.keys.push((distance << 1) as u16 | u16::from(is_marked(place)));
+        let known = self.keys.len();
+        append_keys(distances, &self.near, marked, &mut self.keys);
+        for key in &self.keys[known..] {
+            self.counts[usize::from(key >> 1)] += 1;
         }
-        self.within += self.at.len() - known;
+        if self.keeps_places {
+            let places = self.near.iter().enumerate().flat_map(|(w, &near)| ones(near).map(move |bit| w * 64 + bit));
+            self.at.extend(places.map(|place| (base + place) as u32));
+        }
+        self.within += self.keys.len() - known;
         self.tighten();
     }
 
@@ -84,7 +89,7 @@ impl Nearest {
         self.tighten();
     }
 
-    /// Takes an item out again, if it is a candidate.
+    /// Takes an item out again, if it is a candidate; places must have been kept.
     pub(super) fn remove(&mut self, at: u32) {
         if let Ok(i) = self.at.binary_search(&at) {
             self.at.remove(i);
@@ -104,26 +109,66 @@ impl Nearest {
         &self.counts[..=self.limit]
     }
 
-    /// Twice the distance, plus the mark, of each candidate.
+    /// Twice the distance, plus the mark, of each candidate, in database order.
     pub(super) fn keys(&self) -> &[u16] {
         &self.keys
     }
 
-    /// The first `most` candidates, nearest first, ties in database order: what `of` makes of position, distance and
-    /// mark.
-    pub(super) fn in_order<T: Clone + Default>(&self, most: usize, of: impl Fn(u32, u16, bool) -> T) -> Vec<T> {
+    /// The first `most` candidates, nearest first, ties in database order: what `of` makes of position and distance.
+    /// Places must have been kept.
+    pub(super) fn in_order<T: Clone + Default>(&self, most: usize, of: impl Fn(u32, u16) -> T) -> Vec<T> {
         let counts = &self.counts()[..=reach(self.counts().iter().copied(), most)];
         let (mut next, total) = starts(counts.iter().copied());
         let mut ordered = vec![T::default(); total];
         for (&at, &key) in self.at.iter().zip(&self.keys) {
             if let Some(place) = next.get_mut(usize::from(key >> 1)) {
-                ordered[*place] = of(at, key >> 1, key & 1 == 1);
+                ordered[*place] = of(at, key >> 1);
                 *place += 1;
             }
         }
         ordered.truncate(most);
         ordered
     }
+}
+
+/// The places of the ones of a word.
+fn ones(word: u64) -> impl Iterator<Item = usize> {
+    let mut left = word;
+    std::iter::from_fn(move || {
+        let place = left.trailing_zeros() as usize;
+        left &= left.wrapping_sub(1);
+        (place < 64).then_some(place)
+    })
+}
+
+/// Appends, for each place whose bit is set in `near`, twice its distance, plus 1 if its bit is set in `marked`.
+#[inline(always)]
+fn append_keys<D: Distance>(distances: &[D], near: &[u64], marked: &[u64], keys: &mut Vec<u16>) {
+    /// Keys written at once, whether so many are due or not: a branch per key would be mispredicted too often.
+    const AT_ONCE: usize = 8;
+    let mut end = keys.len();
+    keys.resize(end + near.iter().map(|near| near.count_ones() as usize).sum::<usize>() + AT_ONCE, 0);
+    for (w, (part, &near)) in distances.chunks(64).zip(near).enumerate() {
+        let (mut left, marked) = (near, marked.get(w).copied().unwrap_or(0));
+        if let Ok(part) = <&[D; 64]>::try_from(part) {
+            let mut start = end;
+            while left != 0 {
+                for key in &mut keys[start..start + AT_ONCE] {
+                    let place = left.trailing_zeros() & 63;
+                    *key = (part[place as usize].to_usize() << 1) as u16 | (marked >> place & 1) as u16;
+                    left &= left.wrapping_sub(1);
+                }
+                start += AT_ONCE;
+            }
+            end += near.count_ones() as usize;
+        } else {
+            for place in ones(near) {
+                keys[end] = (part[place].to_usize() << 1) as u16 | (marked >> place & 1) as u16;
+                end += 1;
+            }
+        }
+    }
+    keys.truncate(end);
 }
 
 /// Some codes of a database, from which limits are guessed; `None` if it is so small that a guess saves nothing.
@@ -152,8 +197,15 @@ pub(super) fn limits(
         return Ok(vec![usize::MAX; group.len()]);
     }
     let mut counts = vec![vec![0u32; pair.levels()]; group.len()];
-    pair.scan::<u16>(group.clone(), 0..sample.len(), |query, _, distances| {
-        distances.iter().for_each(|distance| counts[query - group.start][distance.to_usize()] += 1);
-    });
+    let mut count = |query: usize, distance: usize| counts[query - group.start][distance] += 1;
+    if pair.fits_bytes() {
+        pair.scan::<u8>(group.clone(), 0..sample.len(), |query, _, distances| {
+            distances.iter().for_each(|distance| count(query, distance.to_usize()));
+        });
+    } else {
+        pair.scan::<u16>(group.clone(), 0..sample.len(), |query, _, distances| {
+            distances.iter().for_each(|distance| count(query, distance.to_usize()));
+        });
+    }
     Ok(counts.into_iter().map(|counts| reach(counts.into_iter(), rank)).collect())
 }

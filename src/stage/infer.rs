@@ -251,7 +251,7 @@ impl Log {
             "images": images,
             "milliseconds": times.collect::<serde_json::Map<_, _>>(),
             "peak_memory": usage(false).map(|usage| usage.peak_memory),
-            "onnx": onnx.then(|| json!({ "greatest_difference": self.difference, "tolerance": TOLERANCE })),
+            "onnx": onnx.then(|| json!({ "greatest_difference": self.difference, "tolerance": TOLERANCE.to_string().parse::<f64>().ok() })),
             "agree": true,
         })
     }

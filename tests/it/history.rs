@@ -273,6 +273,9 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
     // A seed that was run by itself is one of them; other ranks are another protocol, other epochs another row.
     space.run(&["--set", "train.net.seed=7"]).ok();
     space.run(&["--set", "train.net.seed=7", "--set", "train.net.epochs=2"]).ok();
+    // Strictness changes no figure: the same protocol, and the same rows.
+    let apart = ["--set", "lists.shapes.protocol=strict", "--set", "evaluate.map.protocol=strict"];
+    space.hashpipe(&[&["run", "p.toml"][..], &apart].concat()).ok();
     space.run(&["--set", "evaluate.map.top_k=5"]).ok();
     let boards = space.hashpipe(&["leaderboard", "--json"]).ok().json();
     let board = |top_k: &str| boards.iter().find(|board| board["protocol"]["top_k"] == top_k).unwrap();

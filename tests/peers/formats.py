@@ -4,7 +4,7 @@ Run:  cargo build --release && python tests/peers/formats.py [target/release/has
 Needs numpy, pillow, torch, safetensors, onnxruntime, faiss-cpu and pyarrow; paddlepaddle if it installs (2.6.2 was used).
 Prints a table as Markdown; ends with 1 if anything differs.
 """
-import collections, importlib, json, os, subprocess, sys, tempfile
+import collections, importlib, json, os, shutil, subprocess, sys, tempfile
 
 import faiss
 import numpy as np
@@ -331,6 +331,8 @@ def onnx(folder):
 
     def run(normalise):
         text = PIPELINE.replace("NORMALISE", str(normalise).lower())
+        for old in ("cache", "output"):
+            shutil.rmtree(os.path.join(folder, old), ignore_errors=True)
         with open(os.path.join(folder, "p.toml"), "w") as out:
             out.write(text)
         hashpipe("run", "p.toml", cwd=folder)

@@ -156,11 +156,14 @@ impl Splits {
     }
 }
 
+/// The rows of a list file: path and labels.
+pub type LabelledPaths = Vec<(String, Vec<u32>)>;
+
 /// Paths and labels of each list file of the field, and how many classes the files, which belong together, speak of.
 ///
 /// # Errors
 /// Every broken row of every file, the first ones in full.
-pub fn read_rows(files: Vec<(PathBuf, String)>) -> Result<(Vec<Vec<(String, Vec<u32>)>>, usize)> {
+pub fn read_rows(files: Vec<(PathBuf, String)>) -> Result<(Vec<LabelledPaths>, usize)> {
     let sources = files.into_iter().enumerate().map(|(list, (file, text))| rows::Source { list, file, text });
     let (lists, classes) = rows::parse(sources.collect(), rows::Form::default())?;
     let of_list = |list: rows::Rows| list.rows.into_iter().map(|row| (row.path, row.labels)).collect();

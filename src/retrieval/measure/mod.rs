@@ -39,8 +39,10 @@ use wanted::Cuts;
 
 /// Queries between two calls of `progress`: enough to keep many threads busy, few enough to be a fraction of a second.
 const PORTION: usize = 512;
-/// Queries that pass over the database together.
+/// Queries that pass over the database together, at most.
 const GROUP: usize = 8;
+/// Bytes of what is kept of all items that stay in a second-level cache.
+const KEPT: usize = 1 << 18;
 
 /// The numbers of all queries, and their means.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +73,7 @@ pub fn evaluate<E: From<Refusal>>(
     for start in (0..queries.len()).step_by(PORTION) {
         let end = queries.len().min(start + PORTION);
         let groups: Vec<Range<usize>> =
-            (start..end).step_by(GROUP).map(|start| start..end.min(start + GROUP)).collect();
+            (start..end).step_by(pass.group()).map(|start| start..end.min(start + pass.group())).collect();
         let measured = groups.into_par_iter().map(|group| pass.measure(group));
         for (result, groups) in measured.collect::<Result<Vec<_>, Refusal>>()?.into_iter().flatten() {
             curves.add(&groups, result.relevant);
@@ -129,6 +131,16 @@ impl<'a> Pass<'a> {
         Ok(group.zip(ranked).map(|(query, ranked)| self.numbers(query, ranked)).collect())
     }
 
+    /// Whether all items are kept for the `first` ranks: cheaper than to choose many.
+    fn keeps_all(&self, first: usize) -> bool {
+        first >= self.items / 4
+    }
+
+    /// How many queries pass over the database together.
+    fn group(&self) -> usize {
+        if self.keeps_all(self.cuts.last()) { (KEPT / 2 / self.items).clamp(1, GROUP) } else { GROUP }
+    }
+
     /// Ranks that must be found for a query: those that count, and those that do not.
     fn first(&self, query: usize) -> usize {
         self.cuts.last() + self.excluded(query).len()
@@ -142,7 +154,10 @@ impl<'a> Pass<'a> {
     fn rank(&self, group: Range<usize>, limits: &[usize]) -> Vec<Ranked<'_>> {
         let levels = self.pair.levels();
         let new = |(query, &limit): (usize, &usize)| {
-            let nearest = Nearest::new(self.first(query).min(self.items), limit, levels);
+            let first = self.first(query).min(self.items);
+            // To keep all is cheaper than to choose many.
+            let nearest =
+                (first < self.items / 4).then(|| Nearest::new(first, limit, levels, !self.excluded(query).is_empty()));
             let classes = self.relevance.queries.classes_of(query).collect();
             Ranked::new(self.relevance.database, classes, levels, nearest, self.wanted.needs_all())
         };
@@ -171,13 +186,13 @@ impl<'a> Pass<'a> {
             let again = self.rank(query..query + 1, &[usize::MAX]).pop();
             again.unwrap_or(ranked)
         };
-        for &item in self.excluded(query) {
+        for &item in self.excluded(query).iter().rev() {
             ranked.remove(item as usize, self.pair.distance(query, item as usize));
         }
         let others = (!self.excluded(query).is_empty())
             .then(|| Cuts::new(&self.wanted, self.items - self.excluded(query).len(), self.pair.per_bit()));
         let cuts = others.as_ref().unwrap_or(&self.cuts);
-        let ranking: Ranking = ranked.finish(cuts.last());
+        let ranking: Ranking = ranked.finish(&cuts.map);
         let result = QueryResult::of(&ranking, cuts, &self.tables);
         (result, if self.wanted.by_radius { ranking.groups } else { vec![] })
     }

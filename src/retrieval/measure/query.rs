@@ -78,10 +78,9 @@ impl Tables {
 
 impl QueryResult {
     pub(super) fn of(ranking: &Ranking, cuts: &Cuts, tables: &Tables) -> Self {
-        let Ranking { groups, grades, relevant_at, relevant } = ranking;
+        let Ranking { groups, grades, stable, relevant } = ranking;
         let tied = average_precisions(groups, &cuts.map, *relevant, &tables.reciprocals);
-        let stable = stable(relevant_at, &cuts.map);
-        let ap = cuts.map.iter().zip(tied).zip(stable).map(|((&cut, tied), (hits, sum))| {
+        let ap = cuts.map.iter().zip(tied).zip(&stable.at).map(|((&cut, tied), &(hits, sum))| {
             let share = |by: usize| if by == 0 { 0.0 } else { sum / by as f64 };
             AveragePrecision {
                 hits,
@@ -93,7 +92,7 @@ impl QueryResult {
         let share = |found: f64, of: usize| if of == 0 { 0.0 } else { found / of as f64 };
         Self {
             relevant: *relevant as u32,
-            first_hit: relevant_at.iter().position(|&relevant| relevant).map(|rank| rank as u32 + 1),
+            first_hit: stable.first_hit,
             ap: ap.collect(),
             ndcg: ndcg(groups, grades, &cuts.ndcg, &tables.discounts),
             precision: found.iter().zip(&cuts.precision).map(|(&found, &cut)| share(found, cut)).collect(),
@@ -107,21 +106,6 @@ fn spread(stable: f64, tied: Tied) -> Spread {
     // Rounding must not put a value outside of its bounds.
     let (worst, best) = (tied.worst.min(stable), tied.best.max(stable));
     Spread { stable, expected: tied.expected.clamp(worst, best), worst, best }
-}
-
-/// Hits and the sum of the precisions at them within each of `cuts`, which ascend.
-fn stable(relevant_at: &[bool], cuts: &[usize]) -> Vec<(u32, f64)> {
-    let (mut rank, mut hits, mut sum) = (0, 0u32, 0.0);
-    let at = |&cut: &usize| {
-        let end = cut.min(relevant_at.len());
-        for (i, _) in relevant_at[rank..end].iter().enumerate().filter(|(_, relevant)| **relevant) {
-            hits += 1;
-            sum += f64::from(hits) / (rank + i + 1) as f64;
-        }
-        rank = end;
-        (hits, sum)
-    };
-    cuts.iter().map(at).collect()
 }
 
 /// Expected relevant items among the first `cut`: those of whole groups, and of the last one a share.

@@ -4,12 +4,15 @@ use super::ties::Group;
 use crate::retrieval::Labels;
 use crate::retrieval::labels::planes_for;
 use crate::retrieval::nearest::Nearest;
-use crate::retrieval::popcount::{Distance, Kind};
+use crate::retrieval::popcount::{Distance, Kind, Work, total};
 use std::ops::Range;
 
 /// Neighbouring items are counted in different tables: most distances are alike, and a processor must wait for one
 /// addition to a count before it can start the next.
 const TABLES: usize = 2;
+
+/// Keys looked at together.
+const STRIP: usize = 1024;
 
 /// A query while the database passes by.
 pub(super) struct Ranked<'a> {
@@ -18,10 +21,19 @@ pub(super) struct Ranked<'a> {
     levels: usize,
     /// Shared classes of the block's items, as binary numbers across planes.
     planes: Vec<Vec<u64>>,
-    /// Items by shared classes and distance, in `TABLES` tables of `[classes + 1, levels]`; empty if nobody asks.
+    /// Which of the block's items are relevant.
+    any: Vec<u64>,
+    /// Items by shared classes and distance, in `TABLES` tables of `[classes + 1, stride]`; empty if nobody asks.
     counts: Vec<u32>,
-    nearest: Nearest,
+    kept: Kept,
     relevant: usize,
+}
+
+/// Items whose order matters, each as twice its distance plus its relevance.
+enum Kept {
+    Nearest(Nearest),
+    /// All of the database, in its order.
+    All(Vec<u16>),
 }
 
 /// All of a query's ranking that its numbers are made of.
@@ -30,106 +42,273 @@ pub(super) struct Ranking {
     pub groups: Vec<Group>,
     /// By distance and shared classes, from 1; empty if nobody asks.
     pub grades: Vec<Vec<u32>>,
-    /// Whether the item at each of the first ranks is relevant; ties in database order.
-    pub relevant_at: Vec<bool>,
+    /// With ties in database order.
+    pub stable: Stable,
     /// Relevant items in the whole database.
     pub relevant: usize,
 }
 
+/// What the first ranks hold with ties in database order.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Stable {
+    /// For each cut, the relevant items within it and the sum of the precisions at them.
+    pub at: Vec<(u32, f64)>,
+    /// Rank of the first relevant item, from 1, if it is within the last cut.
+    pub first_hit: Option<u32>,
+}
+
 impl<'a> Ranked<'a> {
-    /// A query with these classes; `all` asks for counts of the whole database.
-    pub(super) fn new(labels: &'a Labels, classes: Vec<u32>, levels: usize, nearest: Nearest, all: bool) -> Self {
+    /// A query with these classes; without `nearest` everything is kept. `all` asks for counts of the whole database.
+    pub(super) fn new(
+        labels: &'a Labels,
+        classes: Vec<u32>,
+        levels: usize,
+        nearest: Option<Nearest>,
+        all: bool,
+    ) -> Self {
         let planes = vec![vec![]; planes_for(classes.len())];
-        let counts = if all { vec![0; TABLES * (classes.len() + 1) * levels] } else { vec![] };
-        Self { labels, classes, levels, planes, counts, nearest, relevant: 0 }
+        let counts = if all { vec![0; TABLES * (classes.len() + 1) * stride(levels)] } else { vec![] };
+        let kept = nearest.map_or_else(|| Kept::All(Vec::with_capacity(labels.len())), Kept::Nearest);
+        Self { labels, classes, levels, planes, any: vec![], counts, kept, relevant: 0 }
     }
 
     /// Looks at the items of a block, which starts at a multiple of 64.
     pub(super) fn take<D: Distance>(&mut self, kind: Kind, here: Range<usize>, distances: &[D]) {
-        let words = here.start / 64..here.end.div_ceil(64);
-        for plane in &mut self.planes {
-            plane.resize(words.len(), 0);
-        }
-        self.labels.count_shared(&self.classes, words, &mut self.planes);
-        let any = |w: usize| self.planes.iter().fold(0, |any, plane| any | plane[w]);
-        self.relevant += (0..self.planes[0].len()).map(|w| any(w).count_ones() as usize).sum::<usize>();
-        if !self.counts.is_empty() {
-            count(distances, &self.planes, self.levels, &mut self.counts);
-        }
-        let is_relevant = |place: usize| any(place / 64) >> (place % 64) & 1 == 1;
-        self.nearest.take(kind, here.start, distances, None::<fn(usize) -> bool>, is_relevant);
+        kind.compiled(Take { ranked: self, kind, here, distances });
     }
 
-    /// Takes an item out again that should not have been looked at.
+    /// Takes an item out again that should not have been looked at; of several, the last one first.
     pub(super) fn remove(&mut self, item: usize, distance: usize) {
         let shared = self.labels.classes_of(item).filter(|class| self.classes.contains(class)).count();
         self.relevant -= usize::from(shared > 0);
-        let tables = self.counts.len() / TABLES;
-        if let Some(count) = (0..TABLES)
-            .map(|t| t * tables + shared * self.levels + distance)
-            .find(|&at| self.counts.get(at).is_some_and(|&count| count > 0))
-        {
-            self.counts[count] -= 1;
+        let (table, at) = (self.counts.len() / TABLES, shared * stride(self.levels) + distance);
+        for t in 0..TABLES {
+            if let Some(count) = self.counts.get_mut(t * table + at).filter(|count| **count > 0) {
+                *count -= 1;
+                break;
+            }
         }
-        self.nearest.remove(item as u32);
+        match &mut self.kept {
+            Kept::All(keys) => {
+                keys.remove(item);
+            }
+            Kept::Nearest(nearest) => nearest.remove(item as u32),
+        }
     }
 
     /// Whether the first ranks are there.
     pub(super) fn is_enough(&self) -> bool {
-        self.nearest.is_enough()
+        match &self.kept {
+            Kept::All(_) => true,
+            Kept::Nearest(nearest) => nearest.is_enough(),
+        }
     }
 
-    /// What was found; `first` ranks are kept.
-    pub(super) fn finish(self, first: usize) -> Ranking {
-        let relevant_at = self.nearest.in_order(first, |_, _, relevant| relevant);
-        if self.counts.is_empty() {
-            let mut groups: Vec<Group> =
-                self.nearest.counts().iter().map(|&items| Group { items, relevant: 0 }).collect();
-            for key in self.nearest.keys().iter().filter(|&key| key & 1 == 1) {
-                if let Some(group) = groups.get_mut(usize::from(key >> 1)) {
-                    group.relevant += 1;
-                }
-            }
-            return Ranking { groups, grades: vec![], relevant_at, relevant: self.relevant };
-        }
+    /// What was found; the ranking is cut at each of `cuts`, which ascend.
+    pub(super) fn finish(self, cuts: &[usize]) -> Ranking {
+        let (keys, levels) = match &self.kept {
+            Kept::All(keys) => (&keys[..], self.levels),
+            Kept::Nearest(nearest) => (nearest.keys(), nearest.counts().len()),
+        };
+        let (groups, grades) = if self.counts.is_empty() {
+            (groups(keys, levels), vec![])
+        } else {
+            let grades = self.grades();
+            let total = |grades: &Vec<u32>| Group { items: grades.iter().sum(), relevant: grades[1..].iter().sum() };
+            (grades.iter().map(total).collect(), grades.into_iter().map(|grades| grades[1..].to_vec()).collect())
+        };
+        let stable = stable(keys, &groups[..levels], cuts);
+        Ranking { groups, grades, stable, relevant: self.relevant }
+    }
+
+    /// By distance and shared classes, from 0.
+    fn grades(&self) -> Vec<Vec<u32>> {
         let table = self.counts.len() / TABLES;
         let at = |shared: usize, distance: usize| {
-            (0..TABLES).map(|t| self.counts[t * table + shared * self.levels + distance]).sum::<u32>()
+            let at = shared * stride(self.levels) + distance;
+            (0..TABLES).map(|t| self.counts[t * table + at]).sum::<u32>()
         };
-        let grades: Vec<Vec<u32>> = (0..self.levels)
-            .map(|distance| (1..=self.classes.len()).map(|shared| at(shared, distance)).collect())
-            .collect();
-        let group = |(distance, grades): (usize, &Vec<u32>)| {
-            let relevant = grades.iter().sum();
-            Group { items: at(0, distance) + relevant, relevant }
-        };
-        let groups = grades.iter().enumerate().map(group).collect();
-        Ranking { groups, grades, relevant_at, relevant: self.relevant }
+        let grades = |distance| (0..=self.classes.len()).map(|shared| at(shared, distance)).collect();
+        (0..self.levels).map(grades).collect()
     }
 }
 
-/// Counts items by shared classes and distance.
-fn count<D: Distance>(distances: &[D], planes: &[Vec<u64>], levels: usize, counts: &mut [u32]) {
-    let table = counts.len() / TABLES;
-    let (even, odd) = counts.split_at_mut(table);
-    for (w, distances) in distances.chunks(64).enumerate() {
-        for (byte, distances) in distances.chunks(8).enumerate() {
-            // Eight counts of shared classes, a byte each.
-            let mut shared = 0u64;
-            for (p, plane) in planes.iter().enumerate() {
-                shared |= SPREAD[(plane[w] >> (8 * byte) & 0xff) as usize] << p;
+/// A block of items that a query looks at.
+struct Take<'t, 'a, D> {
+    ranked: &'t mut Ranked<'a>,
+    kind: Kind,
+    here: Range<usize>,
+    distances: &'t [D],
+}
+
+impl<D: Distance> Work for Take<'_, '_, D> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { ranked, kind, here, distances } = self;
+        let words = here.start / 64..here.end.div_ceil(64);
+        ranked.any.resize(words.len(), 0);
+        if ranked.counts.is_empty() {
+            ranked.labels.mark_shared(&ranked.classes, words, &mut ranked.any);
+        } else {
+            ranked.planes.iter_mut().for_each(|plane| plane.resize(words.len(), 0));
+            ranked.labels.count_shared(&ranked.classes, words, &mut ranked.planes);
+            ranked.any.copy_from_slice(&ranked.planes[0]);
+            for plane in &ranked.planes[1..] {
+                ranked.any.iter_mut().zip(plane).for_each(|(any, plane)| *any |= plane);
             }
-            let mut pairs = distances.chunks_exact(2);
-            for pair in &mut pairs {
-                even[(shared & 0xff) as usize * levels + pair[0].to_usize()] += 1;
-                odd[(shared >> 8 & 0xff) as usize * levels + pair[1].to_usize()] += 1;
-                shared >>= 16;
-            }
-            for distance in pairs.remainder() {
-                even[(shared & 0xff) as usize * levels + distance.to_usize()] += 1;
+            count(distances, &ranked.planes, shift(ranked.levels), &mut ranked.counts);
+        }
+        ranked.relevant += total(kind, &ranked.any, 0) as usize;
+        match &mut ranked.kept {
+            Kept::All(keys) => keep(distances, &ranked.any, keys),
+            Kept::Nearest(nearest) => {
+                nearest.take(kind, here.start, distances, None::<fn(usize) -> bool>, &ranked.any);
             }
         }
     }
+}
+
+/// Binary digits of a distance's place in a row of a table of counts.
+fn shift(levels: usize) -> u32 {
+    levels.next_power_of_two().trailing_zeros()
+}
+
+/// Distances between rows of a table of counts.
+fn stride(levels: usize) -> usize {
+    1 << shift(levels)
+}
+
+/// Counts items by shared classes and distance.
+#[inline(always)]
+fn count<D: Distance>(distances: &[D], planes: &[Vec<u64>], shift: u32, counts: &mut [u32]) {
+    let (even, odd) = counts.split_at_mut(counts.len() / TABLES);
+    for (w, distances) in distances.chunks(64).enumerate() {
+        // Shared classes of 64 items, a byte each.
+        let mut shared = [0u8; 64];
+        for (p, plane) in planes.iter().enumerate() {
+            for (shared, byte) in shared.chunks_exact_mut(8).zip(plane[w].to_le_bytes()) {
+                let old = u64::from_le_bytes([
+                    shared[0], shared[1], shared[2], shared[3], shared[4], shared[5], shared[6], shared[7],
+                ]);
+                shared.copy_from_slice(&(old | SPREAD[usize::from(byte)] << p).to_le_bytes());
+            }
+        }
+        if let Ok(distances) = <&[D; 64]>::try_from(distances) {
+            let mut at = [0u32; 64];
+            for i in 0..64 {
+                at[i] = u32::from(shared[i]) << shift | distances[i].to_usize() as u32;
+            }
+            for pair in at.chunks_exact(2) {
+                even[pair[0] as usize] += 1;
+                odd[pair[1] as usize] += 1;
+            }
+        } else {
+            for (shared, distance) in shared.iter().zip(distances) {
+                even[usize::from(*shared) << shift | distance.to_usize()] += 1;
+            }
+        }
+    }
+}
+
+/// Appends the keys of all items.
+#[inline(always)]
+fn keep<D: Distance>(distances: &[D], any: &[u64], keys: &mut Vec<u16>) {
+    for (distances, &any) in distances.chunks(64).zip(any) {
+        let mut block = [0u16; 64];
+        for ((block, distances), byte) in block.chunks_exact_mut(8).zip(distances.chunks(8)).zip(any.to_le_bytes()) {
+            let bits = SPREAD[usize::from(byte)].to_le_bytes();
+            for ((key, distance), bit) in block.iter_mut().zip(distances).zip(bits) {
+                *key = (distance.to_usize() << 1) as u16 | u16::from(bit);
+            }
+        }
+        keys.extend_from_slice(&block[..distances.len()]);
+    }
+}
+
+/// Items by distance, below `levels`.
+fn groups(keys: &[u16], levels: usize) -> Vec<Group> {
+    let mut counts = vec![0u32; 2 * levels];
+    for &key in keys {
+        if let Some(count) = counts.get_mut(usize::from(key)) {
+            *count += 1;
+        }
+    }
+    counts.chunks_exact(2).map(|pair| Group { items: pair[0] + pair[1], relevant: pair[1] }).collect()
+}
+
+/// Reads a ranking in the order of the database: an item's rank is known from how many are nearer and how many at its
+/// distance came before it, and so is the number of relevant items up to it. Nothing has to be put in order.
+///
+/// `groups` are the items at each distance that counts; `keys` may hold farther ones.
+fn stable(keys: &[u16], groups: &[Group], cuts: &[usize]) -> Stable {
+    Kind::of_process().compiled(Read { keys, groups, cuts })
+}
+
+/// What `stable` reads.
+struct Read<'r> {
+    keys: &'r [u16],
+    groups: &'r [Group],
+    cuts: &'r [usize],
+}
+
+impl Work for Read<'_> {
+    type Output = Stable;
+
+    #[inline(always)]
+    fn run(self) -> Stable {
+        read(self.keys, self.groups, self.cuts)
+    }
+}
+
+#[inline(always)]
+fn read(keys: &[u16], groups: &[Group], cuts: &[usize]) -> Stable {
+    const LANES: usize = 8;
+    let last = cuts.last().copied().unwrap_or(0);
+    // For each distance, items and relevant items that come before the next one there: two numbers in one.
+    let mut next: Vec<u64> = Vec::with_capacity(groups.len());
+    let mut before = 0;
+    for group in groups {
+        next.push(before);
+        before += u64::from(group.items) | u64::from(group.relevant) << 32;
+        if (before & 0xffff_ffff) as usize >= last {
+            break; // What is farther is beyond the last cut.
+        }
+    }
+    let mut found = vec![([0u32; LANES], [0.0f64; LANES]); cuts.len()];
+    let mut first = u32::MAX;
+    let mut before_hit = [0u64; STRIP + LANES];
+    for strip in keys.chunks(STRIP) {
+        let mut count = 0;
+        for &key in strip {
+            let Some(next) = next.get_mut(usize::from(key >> 1)) else { continue };
+            let relevant = u64::from(key & 1);
+            // Written for every item; what is not relevant is written over.
+            before_hit[count] = *next;
+            *next += 1 | relevant << 32;
+            count += relevant as usize;
+        }
+        // Ranks beyond every cut fill up the last lanes.
+        before_hit[count..count + LANES].fill(u64::from(u32::MAX - 1));
+        for before in before_hit[..count.next_multiple_of(LANES)].chunks_exact(LANES) {
+            let (mut ranks, mut precisions) = ([0u32; LANES], [0.0; LANES]);
+            for lane in 0..LANES {
+                ranks[lane] = before[lane] as u32 + 1;
+                first = first.min(ranks[lane]);
+                precisions[lane] = f64::from((before[lane] >> 32) as u32 + 1) / f64::from(ranks[lane]);
+            }
+            for (&cut, (counts, sums)) in cuts.iter().zip(&mut found) {
+                for lane in 0..LANES {
+                    let inside = ranks[lane] as usize <= cut;
+                    counts[lane] += u32::from(inside);
+                    sums[lane] += if inside { precisions[lane] } else { 0.0 };
+                }
+            }
+        }
+    }
+    let at = found.into_iter().map(|(counts, sums)| (counts.iter().sum(), sums.iter().sum())).collect();
+    Stable { at, first_hit: Some(first).filter(|&rank| rank as usize <= last) }
 }
 
 /// The bits of each byte, a byte each.

@@ -141,6 +141,87 @@ fn agrees_with_numpy() {
 }
 
 #[test]
+fn every_metric_agrees_with_numpy_and_scikit_learn() {
+    // tests/golden/metrics.json, by make_metrics.py.
+    #[derive(serde::Deserialize)]
+    struct Case {
+        bits: usize,
+        classes: usize,
+        cuts: Vec<usize>,
+        ranks: Vec<usize>,
+        query_codes: Vec<Vec<f32>>,
+        database_codes: Vec<Vec<f32>>,
+        query_labels: Vec<Vec<u32>>,
+        database_labels: Vec<Vec<u32>>,
+        queries: Vec<Query>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Query {
+        relevant: u32,
+        /// By hits and by ideal, for each cut.
+        stable: Vec<(f64, f64)>,
+        expected: Vec<(f64, f64)>,
+        /// Over the whole database, where nothing ties.
+        whole: Option<f64>,
+        ndcg: Vec<f64>,
+        precision: Vec<f64>,
+        recall: Vec<f64>,
+        lookup: (u32, u32),
+        radius_precision: Vec<f64>,
+        radius_recall: Vec<f64>,
+    }
+    let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&file).unwrap();
+    let mut without_ties = 0;
+    for (number, case) in cases.iter().enumerate() {
+        let side = |rows: &[Vec<f32>], of: &[Vec<u32>]| {
+            let mut codes = Codes::new(case.bits).unwrap();
+            for row in rows {
+                codes.push_ternary(row).unwrap();
+            }
+            (codes, labels(case.classes, of))
+        };
+        let queries = side(&case.query_codes, &case.query_labels);
+        let database = side(&case.database_codes, &case.database_labels);
+        let wanted = Wanted { precision_at: case.ranks.clone(), ..Wanted::all(&case.cuts) };
+        let found = run(&queries, &database, &wanted).unwrap();
+        for (i, (ours, theirs)) in found.per_query.iter().zip(&case.queries).enumerate() {
+            let same = |what: &str, ours: &mut dyn Iterator<Item = f64>, theirs: &[f64]| {
+                let ours: Vec<f64> = ours.collect();
+                assert_eq!(ours.len(), theirs.len());
+                assert!(ours.iter().zip(theirs).all(|(&a, &b)| close(a, b)), "{number} {i} {what} {ours:?} {theirs:?}");
+            };
+            let first = |pairs: &[(f64, f64)]| pairs.iter().map(|pair| pair.0).collect::<Vec<_>>();
+            let second = |pairs: &[(f64, f64)]| pairs.iter().map(|pair| pair.1).collect::<Vec<_>>();
+            let ap = || ours.ap.iter();
+            same("AP by hits", &mut ap().map(|ap| ap.by_hits.stable), &first(&theirs.stable));
+            same("AP by ideal", &mut ap().map(|ap| ap.by_ideal.stable), &second(&theirs.stable));
+            same("expected AP by hits", &mut ap().map(|ap| ap.by_hits.expected), &first(&theirs.expected));
+            same("expected AP by ideal", &mut ap().map(|ap| ap.by_ideal.expected), &second(&theirs.expected));
+            same("NDCG", &mut ours.ndcg.iter().copied(), &theirs.ndcg);
+            same("precision", &mut ours.precision.iter().copied(), &theirs.precision);
+            same("recall", &mut ours.recall.iter().copied(), &theirs.recall);
+            let ball = ours.lookup.unwrap();
+            assert_eq!((ours.relevant, (ball.items, ball.relevant)), (theirs.relevant, theirs.lookup));
+            if let Some(whole) = theirs.whole {
+                without_ties += 1;
+                assert!(close(ours.ap.last().unwrap().by_ideal.expected, whole), "{number} {i}");
+            }
+        }
+        let per_bit = (found.summary.by_radius.len() - 1) / case.bits;
+        for radius in 0..=case.bits {
+            let mean = |of: fn(&Query) -> &[f64]| {
+                case.queries.iter().map(|query| of(query)[radius]).sum::<f64>() / case.queries.len() as f64
+            };
+            let point = found.summary.by_radius[radius * per_bit];
+            assert!(close(point.precision, mean(|query| &query.radius_precision)), "{number} within {radius}");
+            assert!(close(point.recall, mean(|query| &query.radius_recall)), "{number} within {radius}");
+        }
+    }
+    assert!(without_ties > 3);
+}
+
+#[test]
 fn small_rankings_of_both_definitions() {
     // tests/golden/formats.json, ap_cases. The reference's k = -1 is a Python slice: it leaves the last rank out.
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/formats.json")).unwrap();
@@ -246,7 +327,13 @@ fn agrees_with_sorting_under_heavy_ties() {
                 let alone =
                     run(&queries, &database, &Wanted { map_at: vec![cuts[0]], ..found.wanted.clone() }).unwrap();
                 let at = found.wanted.map_at.iter().position(|&k| k == cuts[0].min(90)).unwrap();
-                assert!(alone.per_query.iter().zip(&found.per_query).all(|(a, b)| a.ap[0] == b.ap[at]));
+                for (alone, found) in alone.per_query.iter().zip(&found.per_query) {
+                    let spreads = |ap: &AveragePrecision| {
+                        [ap.by_hits, ap.by_ideal].map(|s| [s.stable, s.expected, s.worst, s.best]).concat()
+                    };
+                    let (a, b) = (spreads(&alone.ap[0]), spreads(&found.ap[at]));
+                    assert!(a.iter().zip(&b).all(|(&a, &b)| close(a, b)), "{a:?} {b:?}");
+                }
             }
         }
     }

@@ -2,11 +2,25 @@
 
 #![expect(unsafe_code, reason = "intrinsics; the functions ask the processor first, and stay within their slices")]
 
-use super::portable;
+use super::{Work, portable};
 use std::arch::x86_64::*;
 
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("popcnt")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+}
+
+/// Does work compiled for these instructions.
+pub(super) fn compiled<W: Work>(work: W) -> W::Output {
+    #[target_feature(enable = "avx2,popcnt,bmi1,bmi2")]
+    fn with<W: Work>(work: W) -> W::Output {
+        work.run()
+    }
+    assert!(is_available());
+    // Sound: the processor has the instructions.
+    unsafe { with(work) }
 }
 
 pub(super) fn distances8(codes: &[u64], query: &[u64], out: &mut [u8]) {
@@ -27,10 +41,10 @@ pub(super) fn distances16(codes: &[u64], query: &[u64], out: &mut [u16]) {
     unsafe { many_words16(codes, query, out) }
 }
 
-pub(super) fn near8(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
+pub(super) fn near8(distances: &[u8], limit: u8, out: &mut [u64]) {
     assert!(is_available());
     // Sound: the processor has the instructions.
-    unsafe { near(distances, limit, base, out) }
+    unsafe { near(distances, limit, out) }
 }
 
 pub(super) fn total(words: &[u64], query: u64) -> u64 {
@@ -135,22 +149,20 @@ fn many_words16(codes: &[u64], query: &[u64], out: &mut [u16]) {
     portable::distances(codes, query, out);
 }
 
-#[target_feature(enable = "avx2,popcnt,bmi1")]
-fn near(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
-    const AT_ONCE: usize = 32;
+#[target_feature(enable = "avx2,popcnt")]
+fn near(distances: &[u8], limit: u8, out: &mut [u64]) {
     let most = _mm256_set1_epi8(limit as i8);
-    let whole = distances.len() / AT_ONCE * AT_ONCE;
-    for (start, part) in (base..).step_by(AT_ONCE).zip(distances[..whole].chunks_exact(AT_ONCE)) {
-        // Sound: 32 bytes are read, as long as the chunk is.
+    let half = |part: &[u8]| {
+        // Sound: 32 bytes are read of each half of 64.
         let values = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
-        let near = _mm256_cmpeq_epi8(_mm256_min_epu8(values, most), values);
-        let mut bits = _mm256_movemask_epi8(near) as u32;
-        while bits != 0 {
-            out.push(start + bits.trailing_zeros());
-            bits &= bits - 1;
-        }
+        u64::from(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(values, most), values)) as u32)
+    };
+    let parts = distances.chunks_exact(64);
+    let (rest, whole) = (parts.remainder(), distances.len() / 64);
+    for (out, part) in out.iter_mut().zip(parts) {
+        *out = half(&part[..32]) | half(&part[32..]) << 32;
     }
-    portable::near(&distances[whole..], limit, base + whole as u32, out);
+    portable::near(rest, limit, &mut out[whole..]);
 }
 
 #[target_feature(enable = "avx2,popcnt")]

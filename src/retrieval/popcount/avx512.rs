@@ -11,8 +11,7 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vpopcntdq")
-        && is_x86_feature_detected!("popcnt")
-        && is_x86_feature_detected!("bmi1")
+        && super::avx2::is_available()
 }
 
 pub(super) fn distances8(codes: &[u64], query: &[u64], out: &mut [u8]) {
@@ -33,10 +32,10 @@ pub(super) fn distances16(codes: &[u64], query: &[u64], out: &mut [u16]) {
     unsafe { many_words(codes, query, out) }
 }
 
-pub(super) fn near8(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
+pub(super) fn near8(distances: &[u8], limit: u8, out: &mut [u64]) {
     assert!(is_available());
     // Sound: the processor has the instructions.
-    unsafe { near(distances, limit, base, out) }
+    unsafe { near(distances, limit, out) }
 }
 
 pub(super) fn total(words: &[u64], query: u64) -> u64 {
@@ -130,20 +129,16 @@ fn many_words(codes: &[u64], query: &[u64], out: &mut [u16]) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,popcnt,bmi1")]
-fn near(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
-    const AT_ONCE: usize = 64;
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+fn near(distances: &[u8], limit: u8, out: &mut [u64]) {
     let most = _mm512_set1_epi8(limit as i8);
-    let whole = distances.len() / AT_ONCE * AT_ONCE;
-    for (start, part) in (base..).step_by(AT_ONCE).zip(distances[..whole].chunks_exact(AT_ONCE)) {
-        // Sound: 64 bytes are read, as long as the chunk is.
-        let mut bits = _mm512_cmple_epu8_mask(unsafe { _mm512_loadu_si512(part.as_ptr().cast()) }, most);
-        while bits != 0 {
-            out.push(start + bits.trailing_zeros());
-            bits &= bits - 1;
-        }
+    let parts = distances.chunks_exact(64);
+    let (rest, whole) = (parts.remainder(), distances.len() / 64);
+    for (out, part) in out.iter_mut().zip(parts) {
+        // Sound: 64 bytes are read, as long as the part is.
+        *out = _mm512_cmple_epu8_mask(unsafe { _mm512_loadu_si512(part.as_ptr().cast()) }, most);
     }
-    portable::near(&distances[whole..], limit, base + whole as u32, out);
+    portable::near(rest, limit, &mut out[whole..]);
 }
 
 #[target_feature(enable = "avx512f,avx512vpopcntdq,popcnt")]

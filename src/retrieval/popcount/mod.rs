@@ -11,6 +11,9 @@ mod avx512;
 mod neon;
 mod portable;
 
+use super::{Codes, Refusal};
+use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The kinds of instructions.
@@ -64,6 +67,25 @@ impl Kind {
     }
 }
 
+/// Plain loops that are compiled for a kind of instructions; `run` must be `#[inline(always)]`.
+pub(super) trait Work {
+    type Output;
+    fn run(self) -> Self::Output;
+}
+
+impl Kind {
+    /// Does work with these instructions at hand.
+    pub(super) fn compiled<W: Work>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx2 => avx2::compiled(work),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => work.run(),
+            Self::Portable => work.run(),
+        }
+    }
+}
+
 /// A number that holds a distance: `u8` up to 255 bits, `u16` beyond.
 pub(super) trait Distance: Copy + Default + Send + Sync + 'static {
     /// The largest distance it holds.
@@ -78,8 +100,8 @@ pub(super) trait Distance: Copy + Default + Send + Sync + 'static {
     /// Both have at most [`MOST`](Self::MOST) bits.
     fn distances(kind: Kind, codes: &[u64], query: &[u64], out: &mut [Self]);
 
-    /// Appends, ascending, the positions in `distances` of those up to `limit`, each with `base` added.
-    fn near(kind: Kind, distances: &[Self], limit: Self, base: u32, out: &mut Vec<u32>);
+    /// Sets bit `i % 64` of word `i / 64` of `out` where `distances[i]` is at most `limit`; `out` has a word for every 64.
+    fn near(kind: Kind, distances: &[Self], limit: Self, out: &mut [u64]);
 }
 
 impl Distance for u8 {
@@ -107,15 +129,16 @@ impl Distance for u8 {
         }
     }
 
-    fn near(kind: Kind, distances: &[Self], limit: Self, base: u32, out: &mut Vec<u32>) {
+    fn near(kind: Kind, distances: &[Self], limit: Self, out: &mut [u64]) {
+        assert_eq!(distances.len().div_ceil(64), out.len(), "a word for every 64");
         match kind {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512::near8(distances, limit, base, out),
+            Kind::Avx512 => avx512::near8(distances, limit, out),
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2::near8(distances, limit, base, out),
+            Kind::Avx2 => avx2::near8(distances, limit, out),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => neon::near8(distances, limit, base, out),
-            Kind::Portable => portable::near(distances, limit, base, out),
+            Kind::Neon => neon::near8(distances, limit, out),
+            Kind::Portable => portable::near(distances, limit, out),
         }
     }
 }
@@ -146,9 +169,49 @@ impl Distance for u16 {
     }
 
     // Codes beyond 255 bits spend their time in the distances.
-    fn near(_: Kind, distances: &[Self], limit: Self, base: u32, out: &mut Vec<u32>) {
-        portable::near(distances, limit, base, out);
+    fn near(_: Kind, distances: &[Self], limit: Self, out: &mut [u64]) {
+        assert_eq!(distances.len().div_ceil(64), out.len(), "a word for every 64");
+        portable::near(distances, limit, out);
     }
+}
+
+/// Ones of all words, each changed by `query`.
+pub(super) fn total(kind: Kind, words: &[u64], query: u64) -> u64 {
+    match kind {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => avx512::total(words, query),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => avx2::total(words, query),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => neon::total(words, query),
+        Kind::Portable => portable::total(words, query),
+    }
+}
+
+/// Compares every word of a database with the first word of each query and adds up the ones: as many population counts as
+/// a search needs, and nothing else. For codes of one word, that is the sum of all distances.
+///
+/// # Errors
+/// Codes of different lengths.
+pub fn popcount_pass(queries: &Codes, database: &Codes) -> Result<u64, Refusal> {
+    /// Words of a block: half of a first-level cache.
+    const BLOCK: usize = 2048;
+    if queries.bits() != database.bits() {
+        return Err(Refusal::DifferentBits { queries: queries.bits(), database: database.bits() });
+    }
+    let kind = Kind::of_process();
+    let groups: Vec<Range<usize>> =
+        (0..queries.len()).step_by(16).map(|start| start..queries.len().min(start + 16)).collect();
+    // Few groups are not enough for all threads: then parts of the database.
+    let part = database.words().len().div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BLOCK).max(BLOCK);
+    let part = if groups.len() < 2 * rayon::current_num_threads() { part } else { usize::MAX };
+    let sum = |group: &Range<usize>, words: &[u64]| -> u64 {
+        let of_block =
+            |block: &[u64]| group.clone().map(|query| total(kind, block, queries.code(query)[0])).sum::<u64>();
+        words.chunks(BLOCK).map(of_block).sum()
+    };
+    let parts: Vec<&[u64]> = database.words().chunks(part.min(database.words().len().max(1))).collect();
+    Ok(groups.par_iter().flat_map(|group| parts.par_iter().map(move |words| sum(group, words))).sum())
 }
 
 /// Name of the instructions that this process counts with.
@@ -163,20 +226,12 @@ pub fn popcount_floor() -> f64 {
     const ROUNDS: usize = 4000;
     let words: Vec<u64> = (0..WORDS as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
     let began = std::time::Instant::now();
-    let mut total = 0;
+    let mut sum = 0;
     for round in 0..ROUNDS as u64 {
         let (words, query) = (std::hint::black_box(&words[..]), std::hint::black_box(round));
-        total += match Kind::of_process() {
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => avx512::total(words, query),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => avx2::total(words, query),
-            #[cfg(target_arch = "aarch64")]
-            Kind::Neon => neon::total(words, query),
-            Kind::Portable => portable::total(words, query),
-        };
+        sum += total(Kind::of_process(), words, query);
     }
-    std::hint::black_box(total);
+    std::hint::black_box(sum);
     (WORDS * ROUNDS) as f64 / began.elapsed().as_secs_f64() / 1e9
 }
 
@@ -206,10 +261,13 @@ mod tests {
         D::distances(kind, &codes, &query, &mut fast);
         assert_eq!(fast, plain, "{} {width} words {count} codes", kind.name());
         for limit in [0, 1, width * 28, width * 32, width * 33, 254, D::MOST] {
-            let (mut ours, mut expected) = (vec![5], vec![5]);
             let limit = D::from_usize(limit);
-            D::near(kind, &plain, limit, 1000, &mut ours);
-            portable::near(&plain, limit, 1000, &mut expected);
+            let mut ours = vec![u64::MAX; count.div_ceil(64)];
+            let mut expected = vec![0; ours.len()];
+            D::near(kind, &plain, limit, &mut ours);
+            for (i, distance) in plain.iter().enumerate() {
+                expected[i / 64] |= u64::from(distance.to_usize() <= limit.to_usize()) << (i % 64);
+            }
             assert_eq!(ours, expected, "{} up to {}", kind.name(), limit.to_usize());
         }
     }
@@ -240,13 +298,13 @@ mod tests {
         let words: Vec<u64> = (0..256).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
         let expected = portable::total(&words, 7);
         assert_eq!(expected, words.iter().map(|word| u64::from((word ^ 7).count_ones())).sum::<u64>());
-        #[cfg(target_arch = "x86_64")]
-        {
-            assert!(!avx2::is_available() || avx2::total(&words, 7) == expected);
-            assert!(!avx512::is_available() || avx512::total(&words, 7) == expected);
+        for kind in Kind::available() {
+            assert_eq!(total(kind, &words, 7), expected, "{}", kind.name());
         }
-        #[cfg(target_arch = "aarch64")]
-        assert!(!neon::is_available() || neon::total(&words, 7) == expected);
+        let (queries, database) = (words[..40].to_vec(), words.clone());
+        let [queries, database] = [queries, database].map(|words| Codes::from_words(64, words).unwrap());
+        let all: u64 = (0..40).map(|query| portable::total(&words, queries.code(query)[0])).sum();
+        assert_eq!(popcount_pass(&queries, &database), Ok(all));
         assert!(popcount_floor() > 0.0);
     }
 }

@@ -26,10 +26,10 @@ pub(super) fn distances16(codes: &[u64], query: &[u64], out: &mut [u16]) {
     unsafe { many_words16(codes, query, out) }
 }
 
-pub(super) fn near8(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
+pub(super) fn near8(distances: &[u8], limit: u8, out: &mut [u64]) {
     assert!(is_available());
     // Sound: the processor has the instructions.
-    unsafe { near(distances, limit, base, out) }
+    unsafe { near(distances, limit, out) }
 }
 
 pub(super) fn total(words: &[u64], query: u64) -> u64 {
@@ -96,22 +96,25 @@ fn many_words16(codes: &[u64], query: &[u64], out: &mut [u16]) {
 }
 
 #[target_feature(enable = "neon")]
-fn near(distances: &[u8], limit: u8, base: u32, out: &mut Vec<u32>) {
-    const AT_ONCE: usize = 16;
+fn near(distances: &[u8], limit: u8, out: &mut [u64]) {
+    const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
     let most = vdupq_n_u8(limit);
-    let whole = distances.len() / AT_ONCE * AT_ONCE;
-    for (start, part) in (base..).step_by(AT_ONCE).zip(distances[..whole].chunks_exact(AT_ONCE)) {
-        // Sound: 16 bytes are read, as long as the chunk is.
-        let near = vcleq_u8(unsafe { vld1q_u8(part.as_ptr()) }, most);
-        // Four bits of a word for each byte.
-        let nibbles = vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(near), 4));
-        let mut bits = vget_lane_u64(nibbles, 0) & 0x1111_1111_1111_1111;
-        while bits != 0 {
-            out.push(start + bits.trailing_zeros() / 4);
-            bits &= bits - 1;
-        }
+    // Sound: 16 bytes are read of 16.
+    let bits = unsafe { vld1q_u8(BITS.as_ptr()) };
+    let of = |part: &[u8]| {
+        // Sound: 16 bytes are read of each quarter of 64.
+        vandq_u8(vcleq_u8(unsafe { vld1q_u8(part.as_ptr()) }, most), bits)
+    };
+    let parts = distances.chunks_exact(64);
+    let (rest, whole) = (parts.remainder(), distances.len() / 64);
+    for (out, part) in out.iter_mut().zip(parts) {
+        // Neighbours are added three times over, which leaves eight bits of each eight bytes.
+        let low = vpaddq_u8(of(&part[..16]), of(&part[16..32]));
+        let high = vpaddq_u8(of(&part[32..48]), of(&part[48..]));
+        let all = vpaddq_u8(low, high);
+        *out = vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(all, all)), 0);
     }
-    portable::near(&distances[whole..], limit, base + whole as u32, out);
+    portable::near(rest, limit, &mut out[whole..]);
 }
 
 #[target_feature(enable = "neon")]

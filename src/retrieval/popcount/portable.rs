@@ -24,9 +24,12 @@ pub(super) fn distances<D: Distance>(codes: &[u64], query: &[u64], out: &mut [D]
     }
 }
 
-pub(super) fn near<D: Distance>(distances: &[D], limit: D, base: u32, out: &mut Vec<u32>) {
-    let near = (base..).zip(distances).filter(|(_, distance)| distance.to_usize() <= limit.to_usize());
-    out.extend(near.map(|(at, _)| at));
+#[inline(always)]
+pub(super) fn near<D: Distance>(distances: &[D], limit: D, out: &mut [u64]) {
+    for (out, distances) in out.iter_mut().zip(distances.chunks(64)) {
+        let is_near = |distance: &D| u64::from(distance.to_usize() <= limit.to_usize());
+        *out = distances.iter().enumerate().fold(0, |word, (i, distance)| word | is_near(distance) << i);
+    }
 }
 
 /// Ones of all words, each changed by `query`.
