@@ -195,3 +195,26 @@ fn lies_cost_no_memory() {
     assert!(told(b"").contains("0 bytes"));
     assert!(told(&[0xff; 100]).contains("no file of weights"));
 }
+
+#[test]
+fn bombs_are_refused_before_they_unpack() {
+    use zip::write::SimpleFileOptions;
+    let archive = |name: &str, bytes: &[u8]| {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+        let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file(name, options).unwrap();
+        archive.write_all(bytes).unwrap();
+        archive.finish().unwrap().into_inner()
+    };
+    // 65 MiB of zeros in some tens of kilobytes: no pickle of names and shapes is as long.
+    let bomb = archive("archive/data.pkl", &vec![0; 65 << 20]);
+    assert!(bomb.len() < 100_000 && told(&bomb).contains("`data.pkl` claims 68157440 bytes"));
+    // An array whose header promises more than the entry has, and one that claims to be larger than it is.
+    let header = crate::npy::head("<f4", &[1 << 40]);
+    assert!(told(&archive("a.npy", &header)).contains("has another size than its shape"));
+    let whole = archive("a.npy", &[&crate::npy::head("<f4", &[4])[..], &[0; 16]].concat());
+    let place = whole.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
+    let mut lying = whole;
+    lying[place + 24..place + 28].copy_from_slice(&(1u32 << 31).to_le_bytes());
+    assert!(told(&lying).contains("claims 2147483648 bytes"));
+}
