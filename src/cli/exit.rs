@@ -6,7 +6,7 @@ pub(super) const WORK_TO_DO: u8 = 3;
 /// Every exit code and its meaning.
 pub(super) const CODES: [(u8, &str); 11] = [
     (0, "done, or nothing to do"),
-    (1, "a stage failed, or a file could not be read or written"),
+    (1, "a stage failed, or a file could not be read, written or fetched"),
     (2, "the command line, the pipeline file or the data (lists, images, weights) is wrong"),
     (WORK_TO_DO, "with `--check`: there is work to do"),
     (4, "an input changed while it was read: the result was thrown away"),

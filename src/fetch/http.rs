@@ -1,15 +1,18 @@
 //! One request for a file, or for the rest of it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use std::io::Read;
 use std::time::Duration;
-use ureq::{Agent, Proxy};
+use ureq::http::Response;
+use ureq::{Agent, Body, Proxy, ProxyProtocol};
+
+/// Addresses that a request is sent on to before it is given up.
+const MOST_REDIRECTIONS: usize = 10;
 
 /// How servers are reached.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// Proxy for all addresses; otherwise the environment's (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`). It
-    /// is asked to CONNECT, for `http` addresses too.
+    /// Proxy for all addresses; otherwise the environment's (`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`).
     pub proxy: Option<String>,
     /// Longest time without a byte.
     pub patience: Duration,
@@ -60,6 +63,23 @@ pub(super) enum Trouble {
 impl Access {
     /// Asks for a file, from byte `from` on if the server still has the version `known`.
     pub(super) fn get(&self, url: &str, from: u64, known: &Version) -> Result<Answer, Trouble> {
+        // Each address may have a proxy of its own, so redirections are followed here.
+        let mut url = url.to_string();
+        for _ in 0..MOST_REDIRECTIONS {
+            let response = self.ask(&url, from, known)?;
+            let target = match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => response.headers().get("location").and_then(|to| to.to_str().ok()),
+                _ => None,
+            };
+            match target {
+                None => return answer(&url, response, from),
+                Some(target) => url = redirected(&url, target).map_err(Trouble::Lasting)?,
+            }
+        }
+        Err(Trouble::Lasting(Error::new(Kind::Io, format!("`{url}` leads on and on"))))
+    }
+
+    fn ask(&self, url: &str, from: u64, known: &Version) -> Result<Response<Body>, Trouble> {
         let agent = self.agent(url).map_err(Trouble::Lasting)?;
         let mut request = agent.get(url);
         if from > 0 {
@@ -68,46 +88,32 @@ impl Access {
                 request = request.header("If-Range", validator);
             }
         }
-        let response = match request.call() {
-            Ok(response) => response,
-            Err(ureq::Error::BadUri(words)) => {
-                return Err(Trouble::Lasting(Error::input(format!("`{url}` is no address")).note(words)));
-            }
-            Err(e) => return Err(Trouble::Passing(e.to_string())),
-        };
-        let status = response.status().as_u16();
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(String::from);
-        let range = header("content-range").map(|text| Range::parse(&text));
-        let length = header("content-length").and_then(|text| text.trim().parse::<u64>().ok());
-        let (etag, last_modified) = (header("etag"), header("last-modified"));
-        let version = |size| Version { etag, last_modified, size };
-        match (status, range) {
-            (206, Some(Some(Range { first, size }))) if first == from => {
-                let size = size.or(length.map(|length| from + length));
-                let body = Box::new(response.into_body().into_reader());
-                Ok(Answer { from, version: version(size), body })
-            }
-            (206, _) => Err(Trouble::Passing("the server sent another part than it was asked for".into())),
-            (200, _) => {
-                Ok(Answer { from: 0, version: version(length), body: Box::new(response.into_body().into_reader()) })
-            }
-            (416, range) => Err(Trouble::NothingMore { size: range.flatten().and_then(|range| range.size) }),
-            (408 | 425 | 429 | 500..=599, _) => Err(Trouble::Passing(format!("the server answers {status}"))),
-            (status, _) => Err(Trouble::Lasting(refused(url, status))),
-        }
+        request.call().map_err(|e| match e {
+            ureq::Error::BadUri(words) => Trouble::Lasting(Error::input(format!("`{url}` is no address")).note(words)),
+            e => Trouble::Passing(e.to_string()),
+        })
     }
 
     fn agent(&self, url: &str) -> Result<Agent> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .timeout_connect(Some(self.patience))
             .timeout_recv_response(Some(self.patience))
             .timeout_per_read(Some(self.patience))
             .user_agent(concat!("hashpipe/", env!("CARGO_PKG_VERSION")))
             // Bytes as they are: a range of a compressed answer would be a range of something else.
-            .accept_encoding("identity")
-            .proxy(self.proxy_for(url)?);
-        Ok(config.build().new_agent())
+            .accept_encoding("identity");
+        let found = self.proxy_for(url)?;
+        // A proxy that wants a name and a password, or speaks something else, is left to ureq.
+        let is_plain = |proxy: &Proxy| proxy.protocol() == ProxyProtocol::Http && proxy.username().is_none();
+        if let Some(proxy) = found.as_ref().filter(|proxy| url.starts_with("http://") && is_plain(proxy)) {
+            let uri = format!("http://{}:{}/", proxy.host(), proxy.port());
+            let uri = uri.parse().map_err(|_| Error::input(format!("`{uri}` is no address of a proxy")))?;
+            return Ok(super::proxy::agent(config.proxy(None).build(), uri));
+        }
+        Ok(config.proxy(found).build().new_agent())
     }
 
     fn proxy_for(&self, url: &str) -> Result<Option<Proxy>> {
@@ -118,10 +124,48 @@ impl Access {
         };
         let Some((proxy, source)) = chosen else { return Ok(None) };
         Proxy::new(&proxy).map(Some).map_err(|e| {
-            Error::input(format!("`{proxy}`, from {source}, is no address of a proxy"))
+            // The address may hold a password.
+            Error::input(format!("what {source} gives is no address of a proxy"))
                 .note(e.to_string())
                 .hint("give one as http://host:3128")
         })
+    }
+}
+
+/// What an answer says of the bytes that follow.
+fn answer(url: &str, response: Response<Body>, from: u64) -> Result<Answer, Trouble> {
+    let status = response.status().as_u16();
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(String::from);
+    let range = header("content-range").map(|text| Range::parse(&text));
+    let length = header("content-length").and_then(|text| text.trim().parse::<u64>().ok());
+    let (etag, last_modified) = (header("etag"), header("last-modified"));
+    let version = |size| Version { etag, last_modified, size };
+    match (status, range) {
+        (206, Some(Some(Range { first, size }))) if first == from => {
+            let size = size.or(length.map(|length| from.saturating_add(length)));
+            let body = Box::new(response.into_body().into_reader());
+            Ok(Answer { from, version: version(size), body })
+        }
+        (206, _) => Err(Trouble::Passing("the server sent another part than it was asked for".into())),
+        (200, _) => {
+            Ok(Answer { from: 0, version: version(length), body: Box::new(response.into_body().into_reader()) })
+        }
+        (416, range) => Err(Trouble::NothingMore { size: range.flatten().and_then(|range| range.size) }),
+        (408 | 425 | 429 | 500..=599, _) => Err(Trouble::Passing(format!("the server answers {status}"))),
+        (status, _) => Err(Trouble::Lasting(refused(url, status))),
+    }
+}
+
+/// Where a redirection leads.
+fn redirected(url: &str, target: &str) -> Result<String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let host = rest.split('/').next().unwrap_or_default();
+    if target.starts_with("http://") || target.starts_with("https://") {
+        Ok(target.to_string())
+    } else if target.starts_with('/') && !target.starts_with("//") {
+        Ok(format!("{scheme}://{host}{target}"))
+    } else {
+        Err(Error::new(Kind::Io, format!("`{url}` leads to `{target}`, which is no web address")))
     }
 }
 
@@ -154,7 +198,7 @@ fn refused(url: &str, status: u16) -> Error {
         404 | 410 => "there is nothing at this address any more",
         _ => "the server does not answer with the file",
     };
-    Error::new(crate::error::Kind::Io, format!("cannot fetch `{url}`: {status}"))
+    Error::new(Kind::Io, format!("cannot fetch `{url}`: {status}"))
         .note(words)
         .hint("try a mirror, with `--mirror URL`, or fetch the file by hand")
 }

@@ -10,6 +10,7 @@ mod follow;
 mod http;
 mod lock;
 mod place;
+mod proxy;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -87,7 +88,9 @@ impl Fetch {
                     let take = || locked(&waiting).pop_front();
                     while let Some(next) = take() {
                         let outcome = self.one(&files[next], &aside, &lock, progress);
-                        outcome.iter().for_each(|fetched| done(fetched));
+                        if let Ok(fetched) = &outcome {
+                            done(fetched);
+                        }
                         locked(&outcomes)[next] = Some(outcome);
                     }
                 });

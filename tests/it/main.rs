@@ -22,6 +22,8 @@ mod history;
 mod keeping;
 /// Promises about the source itself: who imports whom, what is registered, what is in a key.
 mod rules;
+/// The field's data sets in miniature, from their own files, and lists that are checked.
+mod sources;
 /// A temporary project, and hashpipe run in it as a user would.
 mod space;
 

@@ -6,6 +6,8 @@ mod coco;
 mod division;
 mod files;
 mod folders;
+#[cfg(test)]
+mod hostile;
 mod imagenet;
 mod listed;
 mod mirflickr;

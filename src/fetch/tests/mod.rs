@@ -209,12 +209,32 @@ fn a_mirror_and_a_proxy_stand_in_for_the_server() {
     assert_eq!(run(&mirrored, &source).unwrap()[0].url, server.url("/mirror/a.bin"));
 
     let space = tempfile::tempdir().unwrap();
-    // Nobody else knows `data.invalid`.
-    let proxy = Server::start("/x/y/a.bin", content(500), vec![]);
+    // Nobody else knows `data.invalid`; a proxy is asked for the whole address.
+    let proxy = Server::start("http://data.invalid/x/y/a.bin", content(500), vec![Reply::Cut(200)]);
     let through = Fetch { access: Access { proxy: Some(proxy.url("")), ..Access::default() }, ..fetch(space.path()) };
     assert_eq!(run(&through, &source).unwrap()[0].size, 500);
+    // For other schemes, and with a password, it is asked for a tunnel.
+    let space = tempfile::tempdir().unwrap();
+    let tunnel = Server::start("/x/y/a.bin", content(400), vec![]);
+    let url = tunnel.url("").replace("http://", "http://me:secret@");
+    let through = Fetch { access: Access { proxy: Some(url), ..Access::default() }, ..fetch(space.path()) };
+    assert_eq!(run(&through, &source).unwrap()[0].size, 400);
     let wrong = Fetch { access: Access { proxy: Some("::".into()), ..Access::default() }, again: true, ..through };
     assert_eq!(run(&wrong, &source).unwrap_err().kind(), Kind::Input);
+}
+
+#[test]
+fn redirections_are_followed_and_circles_are_not() {
+    let space = tempfile::tempdir().unwrap();
+    let server = Server::start("/b/a.bin", content(1000), vec![Reply::Status(503), Reply::Cut(300)]);
+    let source = [Source::at(server.url("/to/b/a.bin"))];
+    assert_eq!(run(&fetch(space.path()), &source).unwrap()[0].size, 1000);
+    let twice = [Source::at(server.url("/to/to/round/c.bin"))];
+    assert!(run(&fetch(space.path()), &twice).unwrap_err().message().contains("/round/c.bin`: 404"));
+    let circle = [Source::at(server.url("/loop/c.bin"))];
+    assert!(run(&fetch(space.path()), &circle).unwrap_err().message().ends_with("leads on and on"));
+    let strange = [Source::at(server.url("/to//x/d.bin"))];
+    assert!(run(&fetch(space.path()), &strange).unwrap_err().message().contains("which is no web address"));
 }
 
 #[test]
@@ -223,4 +243,49 @@ fn two_processes_do_not_fetch_to_one_folder() {
     std::fs::create_dir_all(space.path().join(ASIDE)).unwrap();
     let _held = hold(&space.path().join(ASIDE)).unwrap();
     assert_eq!(run(&fetch(space.path()), &[]).unwrap_err().kind(), Kind::Busy);
+}
+
+#[test]
+fn archives_that_were_tampered_with_stay_inside_of_their_folder() {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(vec![]));
+    for name in ["a/b.txt", "c.txt"] {
+        writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(&content(3000)).unwrap();
+    }
+    let zip = writer.finish().unwrap().into_inner();
+    let tar_gz = tar_gz(&[("a/b.txt", content(3000)), (&format!("{}/c.txt", "d".repeat(120)), content(100))]);
+    let mut tar = vec![];
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&tar_gz[..]), &mut tar).unwrap();
+    let space = tempfile::tempdir().unwrap();
+    for (archive, whole) in [(Archive::Zip, zip), (Archive::Tar, tar), (Archive::TarGz, tar_gz)] {
+        for round in 0..400 {
+            let mut lot = crate::seeded::stream(3, "archives", &[round]);
+            let mut bytes = whole.clone();
+            for _ in 0..=lot.below(6) {
+                let at = lot.below(bytes.len());
+                match lot.below(5) {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => bytes[at] = 0xff,
+                    2 => bytes[at] = b'/',
+                    _ => bytes[at] ^= 1 << lot.below(8),
+                }
+            }
+            let (to, path) = (space.path().join("to"), space.path().join("archive"));
+            std::fs::create_dir(&to).unwrap();
+            let unpacking = unpack::Unpacking::into(&to, || 100_000);
+            let outcome = match archive {
+                Archive::Zip => {
+                    std::fs::write(&path, &bytes).unwrap();
+                    unpacking.zip(&path)
+                }
+                archive => unpacking.tar(&mut &bytes[..], archive == Archive::TarGz),
+            };
+            if let Ok(unpacked) = outcome {
+                assert!(unpacked.bytes <= 100_000);
+            }
+            let beside = std::fs::read_dir(space.path()).unwrap().count();
+            assert!(beside <= 2, "round {round}: something lies beside the folder");
+            std::fs::remove_dir_all(&to).unwrap();
+        }
+    }
 }

@@ -135,6 +135,10 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let (bytes, etag, reply, gate) = {
         let mut state = state.lock().unwrap();
         state.requests.push(request.clone());
+        let circle = Some(request.path.as_str()).filter(|path| path.starts_with("/loop"));
+        if let Some(target) = request.path.strip_prefix("/to").or(circle) {
+            return write!(stream, "HTTP/1.1 302 X\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n");
+        }
         let is_there = request.path == state.path;
         let reply = if is_there { state.script.pop_front() } else { Some(Reply::Status(404)) };
         (state.bytes.clone(), format!("\"v{}\"", state.edition), reply, state.gate.take())

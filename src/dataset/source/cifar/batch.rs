@@ -26,7 +26,6 @@ pub(super) struct Layout {
     /// Which of them is the class.
     pub(super) class: usize,
     /// Key of the classes in a pickled batch.
-    #[expect(dead_code, reason = "for the pickled version")]
     pub(super) key: &'static str,
     /// How many classes there are.
     pub(super) classes: usize,
@@ -39,7 +38,7 @@ pub(super) struct Layout {
 pub(super) fn binary(path: &Path, layout: Layout) -> Result<Batch> {
     let bytes = bytes(path)?;
     let record = layout.labels + PLANES;
-    if bytes.is_empty() || bytes.len() % record != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
         return Err(Error::data(format!("the batch has {} bytes, which is no multiple of {record}", bytes.len()))
             .at(Place::Path(path.display().to_string()))
             .note(format!("a picture takes {} bytes for its labels and {PLANES} for its pixels", layout.labels))

@@ -7,6 +7,7 @@
 
 mod batch;
 mod bmp;
+mod pickled;
 
 use super::division::{Database, Division, Draw, Member};
 use super::{Digests, Progress, Source, Splits, text};
@@ -203,7 +204,7 @@ impl Cifar {
     fn find(&self, project: &Path) -> Result<Found> {
         let (root, files) = (self.root.resolve(project), self.published());
         let folders = |below: &str| [root.join(below), root.clone()];
-        for (pickled, below) in [(false, files.folders[0])] {
+        for (pickled, below) in [false, true].into_iter().zip(files.folders) {
             for folder in folders(below) {
                 let end = if pickled { "" } else { ".bin" };
                 let batches: Vec<PathBuf> =
@@ -232,7 +233,8 @@ impl Cifar {
 
     fn read(&self, path: &Path, pickled: bool) -> Result<Batch> {
         match pickled {
-            _ => batch::binary(path, self.layout()),
+            true => pickled::read(path, self.layout()),
+            false => batch::binary(path, self.layout()),
         }
     }
 
@@ -246,7 +248,7 @@ impl Cifar {
             });
         };
         let names: Vec<String> = if found.pickled {
-            vec![]
+            pickled::names(path, self.published().pickled_names[1])?
         } else {
             let content = text::read("the list of class names", path, 1 << 16)?;
             text::lines(&content).map(|(_, line)| line.trim().to_string()).filter(|name| !name.is_empty()).collect()
@@ -333,6 +335,10 @@ pub(super) mod tests {
         std::fs::write(folder.join(files.names), names + "\n").unwrap();
     }
 
+    pub(super) fn layout(version: Version) -> Layout {
+        cifar(version).layout()
+    }
+
     fn cifar(version: Version) -> Cifar {
         let root = Location("data".into());
         Cifar { root, version, split: Split::Apart, query_per_class: Some(2), train_per_class: Some(3), seed: 1 }
@@ -377,6 +383,34 @@ pub(super) mod tests {
             miniature(&project.path().join("data"), version, 10);
             let (_, splits) = build(project.path(), &cifar(version)).unwrap();
             assert_eq!((splits.train.classes.len(), splits.query.len()), (classes, 2 * classes));
+        }
+    }
+
+    #[test]
+    fn the_pickled_version_gives_the_same_lists() {
+        let (project, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (version, key) in [(Version::Ten, "labels"), (Version::Hundred, "fine_labels")] {
+            miniature(&project.path().join("data"), version, 10);
+            let (cifar, layout) = (cifar(version), layout(version));
+            let [binary, pickled] = cifar.published().folders.map(|folder| format!("data/{folder}"));
+            std::fs::create_dir_all(other.path().join(&pickled)).unwrap();
+            for entry in std::fs::read_dir(project.path().join(binary)).unwrap() {
+                let path = entry.unwrap().path();
+                let Some(name) = path.file_name().unwrap().to_str().unwrap().strip_suffix(".bin") else { continue };
+                let found = batch::binary(&path, layout).unwrap();
+                let labels: Vec<u8> = found.labels.iter().map(|label| *label as u8).collect();
+                let bytes = pickled::tests::pickle(&labels, &found.pixels, key);
+                std::fs::write(other.path().join(&pickled).join(name), bytes).unwrap();
+            }
+            let (one, two) = (build(project.path(), &cifar).unwrap().1, build(other.path(), &cifar).unwrap().1);
+            // There is no file of names; what is drawn of a class depends on its name.
+            assert_eq!(two.train.len(), one.train.len());
+            let all = |splits: &Splits| -> std::collections::BTreeSet<String> {
+                let lists = [&splits.train, &splits.query, &splits.database];
+                let items = lists.into_iter().flat_map(|list| &list.items);
+                items.map(|item| format!("{} {} {:?}", item.path, item.digest, item.labels)).collect()
+            };
+            assert_eq!(all(&one), all(&two));
         }
     }
 

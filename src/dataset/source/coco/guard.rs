@@ -25,32 +25,42 @@ impl<R: Read> Guard<R> {
         Self { inner, passed: 0, string: None, escaped: false, depth: 0 }
     }
 
-    fn look(&mut self, byte: u8) -> Option<&'static str> {
-        self.passed += 1;
-        match &mut self.string {
-            Some(length) => {
-                *length += 1;
+    /// Looks at more bytes; if they are refused, says why and at which of them.
+    fn look(&mut self, bytes: &[u8]) -> Option<(&'static str, usize)> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let at = bytes.len() - rest.len();
+            if let Some(length) = &mut self.string {
+                // To the end of the string, or to what might hide it.
+                let end = if self.escaped { Some(0) } else { memchr::memchr2(b'"', b'\\', rest) };
+                let passed = end.map_or(rest.len(), |end| end + 1);
+                *length += passed as u64;
                 if *length > LONGEST {
-                    return Some("a string of more than 1 MiB");
+                    return Some(("a string of more than 1 MiB", at + passed));
                 }
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.string = None,
-                    _ => {}
+                match end {
+                    Some(_) if self.escaped => self.escaped = false,
+                    Some(end) if rest[end] == b'\\' => self.escaped = true,
+                    Some(_) => self.string = None,
+                    None => {}
                 }
+                rest = &rest[passed..];
+                continue;
             }
-            None => match byte {
+            let Some(next) = rest.iter().position(|byte| matches!(byte, b'"' | b'[' | b']' | b'{' | b'}')) else {
+                break;
+            };
+            match rest[next] {
                 b'"' => self.string = Some(0),
                 b'[' | b'{' => {
                     self.depth += 1;
                     if self.depth > DEEPEST {
-                        return Some("lists or objects nested more than 64 deep");
+                        return Some(("lists or objects nested more than 64 deep", at + next + 1));
                     }
                 }
-                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            },
+                _ => self.depth = self.depth.saturating_sub(1),
+            }
+            rest = &rest[next + 1..];
         }
         None
     }
@@ -59,11 +69,10 @@ impl<R: Read> Guard<R> {
 impl<R: Read> Read for Guard<R> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let count = self.inner.read(buffer)?;
-        for byte in &buffer[..count] {
-            if let Some(what) = self.look(*byte) {
-                return Err(Error::other(format!("{what}, at byte {}", self.passed)));
-            }
+        if let Some((what, at)) = self.look(&buffer[..count]) {
+            return Err(Error::other(format!("{what}, at byte {}", self.passed + at as u64)));
         }
+        self.passed += count as u64;
         Ok(count)
     }
 }
