@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpgrp, getpid};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a process and its finished children have used.
@@ -48,12 +48,21 @@ pub fn start(command: &mut Command) -> std::io::Result<Child> {
     Ok(child)
 }
 
-/// How long this process and what it started stood still, and since when it does.
-static PAUSES: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
+/// How long this process and what it started stood still, and since when they do.
+struct Pauses {
+    total: Duration,
+    since: Option<Instant>,
+}
+
+static PAUSES: Mutex<Pauses> = Mutex::new(Pauses { total: Duration::ZERO, since: None });
+
+fn pauses() -> MutexGuard<'static, Pauses> {
+    PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// How long [`pause`] has held everything so far: limits of time do not count it.
 pub fn paused() -> Duration {
-    let (total, since) = *PAUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Pauses { total, since } = *pauses();
     total + since.map_or(Duration::ZERO, |since| since.elapsed())
 }
 
@@ -70,14 +79,13 @@ pub fn pause() {
             }
         }
     };
-    let set = |change: &dyn Fn(&mut (Duration, Option<Instant>))| {
-        change(&mut PAUSES.lock().unwrap_or_else(PoisonError::into_inner));
-    };
-    set(&|pauses| pauses.1 = Some(Instant::now()));
+    pauses().since = Some(Instant::now());
     tell(Signal::SIGSTOP);
     let _ = raise(Signal::SIGSTOP);
     tell(Signal::SIGCONT);
-    set(&|pauses| pauses.0 += pauses.1.take().map_or(Duration::ZERO, |since| since.elapsed()));
+    let mut pauses = pauses();
+    let stood = pauses.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    pauses.total += stood;
 }
 
 /// Collects a process that [`start`] has started and that has ended.

@@ -215,6 +215,8 @@ def draw_other_formats(save, size):
     save(f"RGB-clear-{size[0]}.png", image, transparency=(3, 4, 5))
     save(f"CMYK-{size[0]}.tif", image.convert("CMYK"))
     save(f"lzw-{size[0]}.tif", image, compression="tiff_lzw")
+    for compression in ("raw", "tiff_lzw", "packbits"):
+        save(f"palette-{compression}-{size[0]}.tif", image.quantize(200), compression=compression)
     save(f"lossy-{size[0]}.webp", image, quality=70)
     save(f"lossy-clear-{size[0]}.webp", clear, quality=70)
     for ending in ("gif", "webp", "png"):

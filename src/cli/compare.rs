@@ -81,8 +81,31 @@ fn open(store: &Store, name: &str) -> Result<Evaluation> {
     Ok(Evaluation { results: PerQuery::read(&results)?, protocol: action.facts.get("protocol").cloned() })
 }
 
-/// The newest evaluation of this name in the cache.
+/// The evaluation that a task of this name came to last; or else the newest that ever had the name.
 fn find(store: &Store, name: &str) -> Result<Action> {
+    let mut last: Vec<(String, Action)> = vec![];
+    for pipeline in store.pipelines() {
+        for (task, attempts) in store.known(&pipeline).tasks() {
+            let whole = format!("{pipeline}/{task}");
+            let found = attempts.last().filter(|_| name == task || name == whole);
+            let action = found.and_then(|attempt| store.action(&attempt.key));
+            last.extend(action.filter(|action| action.kind == "evaluate").map(|action| (whole, action)));
+        }
+    }
+    if last.len() > 1 {
+        let names: Vec<&str> = last.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(Error::input(format!("several pipelines have an evaluation `{name}`"))
+            .note(format!("there are {}", names.join(", ")))
+            .hint("name one as PIPELINE/TASK"));
+    }
+    match last.pop() {
+        Some((_, action)) => Ok(action),
+        None => newest(store, name),
+    }
+}
+
+/// The newest evaluation that had this name in a recorded run.
+fn newest(store: &Store, name: &str) -> Result<Action> {
     let names = names(store);
     let evaluations: Vec<Action> = store.actions().into_iter().filter(|action| action.kind == "evaluate").collect();
     let called = |action: &Action| {

@@ -298,7 +298,7 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
     for (form, sign) in [("markdown", "| --- |"), ("csv", "pipeline,epochs,"), ("latex", "\\begin{tabular}")] {
         assert!(space.hashpipe(&["leaderboard", "--format", form]).ok().stdout.contains(sign), "{form}");
     }
-    // The newest of these names are those of five ranks.
+    // What these names came to last are evaluations of five ranks.
     let pair = ["compare", "small/evaluate.map@seed=0", "evaluate.map@seed=1", "--json"];
     let found = space.hashpipe(&pair).ok().json().remove(0);
     let value = |seed: usize| board("5")["entries"][0]["metrics"]["mAP@5"]["values"][seed].as_f64().unwrap();

@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod fast;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::Pixels;
 
@@ -32,6 +34,10 @@ pub fn resize_window(image: &Pixels, scaled: (usize, usize), window: Window) -> 
     let axes = Axes::new(image, scaled, window);
     #[cfg(target_arch = "x86_64")]
     if let Some(out) = fast::resize(&axes) {
+        return out;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(out) = neon::resize(&axes) {
         return out;
     }
     plain(&axes)
@@ -266,6 +272,8 @@ mod tests {
             let plain = plain(&axes);
             #[cfg(target_arch = "x86_64")]
             prop_assert!(fast::resize(&axes).is_none_or(|fast| fast == plain));
+            #[cfg(target_arch = "aarch64")]
+            prop_assert!(neon::resize(&axes).is_none_or(|fast| fast == plain));
             // A part of the image that holds what is needed is enough.
             let part = needed(from, to, window);
             let data = cut(&image, part);
