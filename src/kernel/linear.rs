@@ -8,7 +8,7 @@ use super::bf16::Precision;
 use super::host::{host, values, values_mut};
 use super::packed::panel;
 use super::product::{Output, Start, Terms, sums};
-use super::scratch::Shared;
+use super::scratch::{Shared, of_thread};
 use super::simd::Kind;
 use super::{add_to, relu, relu_gradient};
 use candle_core::{CpuStorage, CustomOp3, DType, InplaceOp1, Layout, Result, Shape, Tensor, bail};
@@ -107,9 +107,12 @@ impl Sizes {
                 line.copy_from_slice(&row[panel * most..panel * most + columns]);
             }
         });
-        let rows = rows_per_part(self.m);
+        // Down a column, numbers of some widths fall on one place of the cache.
+        let (mut turned, rows) = (Shared::take(), rows_per_part(self.m));
+        let turned = turned.sized(self.n * self.m);
+        transpose(gradient, self.m, turned);
         out.par_chunks_mut(rows * self.k).enumerate().for_each(|(part, out)| {
-            self.weight_gradient_part(panels, &gradient[part * rows..], out);
+            self.weight_gradient_part(panels, &turned[part * rows * self.n..], out);
         });
     }
 
@@ -154,21 +157,21 @@ impl Sizes {
         }
     }
 
-    /// Rows of the gradient of the weights, of the batch in panels.
+    /// Rows of the gradient of the weights, of the batch in panels and the gradient turned.
     fn weight_gradient_part(self, panels: &[f32], gradient: &[f32], out: &mut [f32]) {
         /// Columns at a time: of a batch of 64, they stay in the second cache.
         const BLOCK: usize = 1024;
-        let Self { n, k, m } = self;
+        let Self { n, k, .. } = self;
         let (tile, most) = (Kind::of_process().rows(), panel());
         for (block, panels) in panels.chunks(BLOCK * n).enumerate() {
             for (i, values) in out.chunks_mut(tile * k).enumerate() {
                 for (panel, xs) in panels.chunks(n * most).enumerate() {
                     let (rows, columns) = (values.len() / k, xs.len() / n);
                     let terms =
-                        Terms { segments: 1, len: n, a_row: 1, a_step: m, a_segment: 0, b_step: columns, b_segment: 0 };
+                        Terms { segments: 1, len: n, a_row: n, a_step: 1, a_segment: 0, b_step: columns, b_segment: 0 };
                     let values = &mut values[block * BLOCK + panel * most..];
                     let out = Output { values, stride: k, rows, columns };
-                    sums(&terms, &gradient[i * tile..], xs, Start::Zero, false, out);
+                    sums(&terms, &gradient[i * tile * n..], xs, Start::Zero, false, out);
                 }
             }
         }
@@ -178,27 +181,35 @@ impl Sizes {
     fn input_gradient_part(self, weights: &[f32], gradient: &[f32], out: &mut [f32]) {
         /// Rows of weights at a time: a panel of them stays in the first cache for the whole batch.
         const BLOCK: usize = 128;
+        /// Columns that are packed at once, a multiple of a panel's: so much of a row is read in one go.
+        const WIDE: usize = 128;
         let Self { n, k, m } = self;
-        /// Columns that lie side by side; a multiple of what a tile takes, of all kinds of vectors.
-        const WIDEST: usize = 32;
-        let (width, most) = (out.len() / n, panel().min(WIDEST));
-        let mut panel = [0.0; BLOCK * WIDEST];
-        for first in (0..m).step_by(BLOCK) {
-            let len = BLOCK.min(m - first);
-            let start = if first == 0 { Start::Zero } else { Start::Output };
-            for column in (0..width).step_by(most) {
-                let columns = most.min(width - column);
-                let rows = weights[first * k + column..].chunks(k);
-                // Rows of some powers of two fall on the same places of the cache; side by side they do not.
-                for (line, row) in panel.chunks_exact_mut(columns).zip(rows.take(len)) {
-                    line.copy_from_slice(&row[..columns]);
+        let (width, most) = (out.len() / n, panel());
+        of_thread(|own| {
+            let packed = own.maps.sized(BLOCK * WIDE);
+            for first in (0..m).step_by(BLOCK) {
+                let len = BLOCK.min(m - first);
+                let start = if first == 0 { Start::Zero } else { Start::Output };
+                for left in (0..width).step_by(WIDE) {
+                    let wide = WIDE.min(width - left);
+                    // Rows of some powers of two fall on the same places of the cache; side by side they do not.
+                    for (i, row) in weights[first * k + left..].chunks(k).take(len).enumerate() {
+                        for (panel, numbers) in row[..wide].chunks(most).enumerate() {
+                            let at = panel * most * len + i * numbers.len();
+                            packed[at..at + numbers.len()].copy_from_slice(numbers);
+                        }
+                    }
+                    for (panel, packed) in packed[..len * wide].chunks(most * len).enumerate() {
+                        let columns = packed.len() / len;
+                        let (a_row, b_step) = (m, columns);
+                        let terms = Terms { segments: 1, len, a_row, a_step: 1, a_segment: 0, b_step, b_segment: 0 };
+                        let values = &mut out[left + panel * most..];
+                        let out = Output { values, stride: width, rows: n, columns };
+                        sums(&terms, &gradient[first..], packed, start, false, out);
+                    }
                 }
-                let terms =
-                    Terms { segments: 1, len, a_row: m, a_step: 1, a_segment: 0, b_step: columns, b_segment: 0 };
-                let out = Output { values: &mut out[column..], stride: width, rows: n, columns };
-                sums(&terms, &gradient[first..], &panel, start, false, out);
             }
-        }
+        });
     }
 }
 
