@@ -122,6 +122,9 @@ const MARKS: &[&str] = &[
      by paired randomisation over queries.",
 ];
 
+/// What the rows of a board have in common, and the rows with what they were made from.
+type Rows<'a> = (BTreeMap<String, String>, Vec<(Entry, &'a Action)>);
+
 /// Numbers per query of an evaluation, if they are still there.
 type Numbers<'a> = dyn Fn(&Action) -> Option<Vec<f64>> + 'a;
 
@@ -130,7 +133,7 @@ impl Leaderboard {
     pub fn all(actions: &[Action], names: &HashMap<Key, BTreeSet<Named>>, all: bool, per_query: &Numbers) -> Vec<Self> {
         let history = History::new(actions);
         // By what was measured and how, as the evaluation itself names it; its key says more than that.
-        let mut boards: BTreeMap<String, (BTreeMap<String, String>, Vec<(Entry, &Action)>)> = BTreeMap::new();
+        let mut boards: BTreeMap<String, Rows> = BTreeMap::new();
         for action in actions.iter().filter(|action| action.kind == "evaluate" && !action.metrics.is_empty()) {
             let name = names.get(&action.key).and_then(BTreeSet::first);
             if name.is_some() || all {

@@ -73,10 +73,11 @@ fn who_waits_takes_over_when_the_other_is_killed() {
     waits(&second);
     first.signal(Signal::SIGKILL);
     first.end();
-    drop(at);
     // Whoever stands at the gate now was started by the second run.
     crate::scene::wait_for("the second run to start the command", || (count(&space, "runs") == 2).then_some(()));
     gate.reached().open();
+    // Not before: a command that has come already would read the end of the pipe, and go through.
+    drop(at);
     let ended = second.end();
     assert_eq!((ended.code, text(&space, "y.txt").as_str()), (0, "x\n"), "{}", ended.stderr);
     wait_for_none(&space);
@@ -91,9 +92,9 @@ fn who_waits_takes_over_when_the_other_fails() {
     waits(&second);
     nix::sys::signal::kill(crate::scene::task_process(&space), Signal::SIGKILL).unwrap();
     assert_eq!(first.end().code, 1);
-    drop(at);
     crate::scene::wait_for("the second run to start the command", || (count(&space, "runs") == 2).then_some(()));
     gate.reached().open();
+    drop(at);
     assert_eq!((second.end().code, text(&space, "y.txt").as_str()), (0, "x\n"));
 }
 

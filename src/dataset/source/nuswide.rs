@@ -322,10 +322,13 @@ pub(super) mod tests {
             picture.save(folder.join("Flickr").join(directory).join(format!("{i:04}_21.png"))).unwrap();
         }
         std::fs::write(folder.join("ImageList/Imagelist.txt"), list).unwrap();
-        let concepts: [(&str, fn(u8) -> bool); 3] =
-            [("sky", |i| !i.is_multiple_of(10)), ("person", |i| i % 2 == 1), ("zebra", |i| i % 15 == 7)];
-        for (concept, has) in concepts {
-            let labels: String = (0..60).map(|i| if has(i) { "1\n" } else { "0\n" }).collect();
+        let has = |concept: &str, i: u8| match concept {
+            "sky" => !i.is_multiple_of(10),
+            "person" => i % 2 == 1,
+            _ => i % 15 == 7,
+        };
+        for concept in ["sky", "person", "zebra"] {
+            let labels: String = (0..60).map(|i| if has(concept, i) { "1\n" } else { "0\n" }).collect();
             std::fs::write(folder.join(format!("Groundtruth/AllLabels/Labels_{concept}.txt")), labels).unwrap();
         }
     }
