@@ -128,7 +128,7 @@ fn partial(shape: &Shape) -> Value {
             }
             json!({ "anyOf": [list, by(&list)] })
         }
-        Shape::Ref => json!({ "anyOf": [single(shape), sweep(shape)] }),
+        Shape::Ref => json!({ "anyOf": [single(shape), sweep(shape), by(&own_file())] }),
         Shape::Words => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
         Shape::Wants => schemars::schema_for!(Wants).to_value(),
         single_valued => json!({ "anyOf": [single(single_valued), sweep(single_valued), by(&single(single_valued))] }),
@@ -175,6 +175,13 @@ fn by(value: &Value) -> Value {
         "type": "object", "required": ["by"], "additionalProperties": value,
         "properties": { "by": { "type": "string", "description": "The swept parameter that decides." } },
     })
+}
+
+/// The path of a file of the user's: no output of a stage, which would belong to another point of the axis.
+fn own_file() -> Value {
+    let kinds: Vec<&str> = STAGES.iter().map(|kind| kind.name).collect();
+    let output = format!(r"^({})\.[A-Za-z0-9_-]+(@[^/]*)?(/[^/]*)?$", kinds.join("|"));
+    json!({ "type": "string", "not": { "pattern": output } })
 }
 
 /// A table of these parameters; a choice's also has its `name`.

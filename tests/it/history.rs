@@ -392,6 +392,7 @@ fn the_schema_and_the_plan_find_the_same_faults() {
         ("[encode.query]", "[encode.\"a query\"]"),
         ("name = \"small\"\n\n", "nmae = \"small\"\n\n"),
         ("codes = { database", "codes = { database = 1, other"),
+        ("model = \"train.net/model\"", "model = { by = \"bits\", 8 = \"train.net/model\" }"),
         ("[export.files]", "[resources]\ntrian = { cpus = 1 }\n[export.files]"),
         ("[export.files]", "[profile.lite.train.net]\nepoks = 2\n[export.files]"),
     ];
