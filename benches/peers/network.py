@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=6, help="per process and round")
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for a busy machine, with --threads 1")
     parser.add_argument("--target", default="release", help="the build's folder in target/ [%(default)s]")
+    parser.add_argument("--without", default="", metavar="WORD", help="leave out the rows that have it in their names")
     parser.add_argument("--peer", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -121,12 +122,10 @@ def main():
         return peer(layout, bf16 == "1", int(batch), int(threads), float(seconds), cpu == "1")
 
     sizes = (options.batch, options.threads, options.seconds, options.cpu)
-    found = {name: [] for name in [*OURS, *PEERS]}
+    found = {name: [] for name in [*OURS, *PEERS] if not options.without or options.without not in name}
     for _ in range(options.rounds):
-        for name, precision in OURS.items():
-            found[name].append(ours(options.target, precision, *sizes))
-        for name in PEERS:
-            found[name].append(theirs(options.python, name, *sizes))
+        for name, rounds in found.items():
+            rounds.append(ours(options.target, OURS[name], *sizes) if name in OURS else theirs(options.python, name, *sizes))
     unit = "images per CPU second" if options.cpu else "images/s"
     print(f"{unit}, batch {options.batch}, {options.threads} threads; medians of {options.rounds} rounds (least-most)")
     print("| | forward | hashpipe is | training step | hashpipe is |\n|---|---|---|---|---|")
