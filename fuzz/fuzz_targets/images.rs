@@ -1,0 +1,16 @@
+//! Any bytes as an image file: an error or pixels, never a panic; the shortened way of the pipeline refuses what the whole
+//! one refuses.
+#![no_main]
+
+use hashpipe::image::{Transform, decode};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let transform = Transform::imagenet(32, 24);
+    let whole = decode(bytes);
+    let cut = transform.read_eval(bytes);
+    assert_eq!(whole.is_ok(), cut.is_ok());
+    if let (Ok(whole), Ok(cut)) = (whole, cut) {
+        assert!(transform.eval(&whole) == cut);
+    }
+});
