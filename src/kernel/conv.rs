@@ -402,7 +402,7 @@ impl CustomOp3 for Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, close, gradients, on_threads, rounded, tensor};
+    use crate::kernel::testing::{check_gradients, close, gradients, numbers, on_threads, rounded, tensor};
     use candle_core::{Device, Var};
     use proptest::prelude::*;
 
@@ -464,10 +464,20 @@ mod tests {
     }
 
     #[track_caller]
+    /// Whether a sum is so near to 0 that rounding decides its sign, and with it all gradients that pass its ReLU.
+    fn has_a_turning_point(shape: [usize; 8], vars: &[Var; 3]) -> bool {
+        let sums = numbers(&plain(shape, false, false, vars));
+        let largest = sums.iter().fold(0.0f32, |largest, sum| largest.max(sum.abs()));
+        sums.iter().any(|sum| sum.abs() < 1e-6 * largest)
+    }
+
     fn agree(shape: [usize; 8], relu: bool, pool: bool) {
         let vars = variables(shape);
         let (ours, plain) = (apply(op(shape, relu, pool), &vars), plain(shape, relu, pool, &vars));
         close(&ours, &plain, 1e-5);
+        if relu && has_a_turning_point(shape, &vars) {
+            return agree(shape, false, pool);
+        }
         // Among equal maxima, all 0, candle takes others; after ReLU their gradients are 0.
         for (ours, plain) in gradients(&ours, &vars).iter().zip(gradients(&plain, &vars)) {
             close(ours, &plain, 1e-4);
@@ -496,10 +506,16 @@ mod tests {
             (m, k, s, p) in (1usize..70, 1usize..6, 1usize..4, 0usize..4),
             relu in any::<bool>(),
         ) {
-            // candle's gradient fails for some strides where the sides differ, and where windows see almost only padding.
+            // candle's gradient fails for some strides where the sides differ, and where windows see almost only padding:
+            // there, differences are the witness.
             let w = if s == 1 { w } else { h };
-            if h.min(w) + 2 * p >= k && (h + 2 * p - k) / s * s + k >= 2 * p {
-                agree([n, c, h, w, m, k, s, p], relu, false);
+            let shape = [n, c, h, w, m, k, s, p];
+            if h.min(w) + 2 * p >= k && (h.min(w) + 2 * p - k) / s * s + k >= 2 * p {
+                agree(shape, relu, false);
+            } else if h.min(w) + 2 * p >= k {
+                let vars = variables(shape);
+                close(&apply(op(shape, relu, false), &vars), &plain(shape, relu, false, &vars), 1e-5);
+                check_gradients(&vars, |vars| apply(op(shape, false, false), vars));
             }
         }
     }

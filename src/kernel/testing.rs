@@ -22,7 +22,7 @@ pub(super) fn rounded(tensor: &Tensor) -> Var {
     Var::from_vec(rounded, tensor.shape(), &Device::Cpu).unwrap()
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+pub(super) fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
