@@ -63,10 +63,12 @@ pub(super) struct Train {
     #[serde(default)]
     augment: Augmentation,
     /// What products of the network below the hash layer round their factors to.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "f32"))]
     precision: Precision,
     /// Which epoch is kept; without it, the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    #[schemars(extend("before" = null))]
     select: Option<Select>,
 }
 
