@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use candle_core::Device;
 
 /// Opens the CPU (`None`) or the GPU in the given slot.
@@ -28,7 +28,7 @@ fn open_gpu(slot: usize) -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_gpu(_: usize) -> Result<Device> {
-    Err(Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
+    Err(crate::error::Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
 }
 
 /// What to do about a build without CUDA.
