@@ -191,7 +191,8 @@ impl Stage for Train {
         let (devices, scratch) = (cx.devices(recipe.devices(cx.gpus().len())?)?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
-        tell_precision(cx, self.precision);
+        let device = cx.device()?;
+        tell_precision(cx, self.precision, &device);
         let shared = RefCell::new(&mut *cx);
         let mut measure = |network: &model::HashModel| match &judge {
             Some(judge) => judge.measure(&shared, network),
