@@ -189,8 +189,13 @@ impl Ctx {
 
     /// The device the scheduler gave to this task.
     pub fn device(&self) -> Result<Device> {
+        crate::device::open(self.gpu())
+    }
+
+    /// The slot of the GPU that the scheduler gave to this task, as the task sees it.
+    pub fn gpu(&self) -> Option<usize> {
         // The scheduler shows a task only its own card, which is therefore number 0.
-        crate::device::open(self.job.gpu.map(|_| 0))
+        self.job.gpu.map(|_| 0)
     }
 
     /// Tells how far the work is, and stops it when the user asked for that. Cheap enough to call at every step.
