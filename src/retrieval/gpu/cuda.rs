@@ -187,7 +187,7 @@ impl Database {
         });
         let labels = source.labels.map(|labels| {
             let mut rows = Vec::with_capacity(labels.classes() * words.len());
-            (0..labels.classes() as u32).for_each(|class| rows.extend(&labels.row(class)[words.clone()]));
+            (0..labels.classes()).for_each(|class| rows.extend(&labels.row(class)[words.clone()]));
             self.put(&rows)
         });
         let not_below = source.is_ternary().then(|| self.columns(source, codes.clone(), true));

@@ -30,21 +30,24 @@ fn items<'a>(source: &'a Source) -> impl Iterator<Item = Item<'a>> {
     })
 }
 
-/// The distance of a query to a code, sign by sign.
+/// The distance of a query to a code; sign by sign, where signs may be zero.
 fn distance(batch: &Batch, query: usize, item: &Item) -> usize {
     let (width, words) = (item.codes.words_per_code(), &batch.words[query * batch.length()..][..batch.length()]);
+    if !batch.is_ternary() {
+        let code = item.codes.code(item.inside);
+        return code.iter().zip(words).map(|(a, b)| (a ^ b).count_ones() as usize).sum();
+    }
     let bit = |words: &[u64], j: usize| words[j / 64] >> (j % 64) & 1 == 1;
     let halves = (0..).zip(item.codes.unpack(item.inside)).map(|(j, sign)| {
         let above = bit(words, j);
         let query = match above {
             true => 1.0,
-            false if batch.is_ternary() && bit(&words[width..], j) => 0.0,
+            false if bit(&words[width..], j) => 0.0,
             false => -1.0,
         };
         1.0 - query * sign
     });
-    let halves: f32 = halves.sum();
-    halves as usize / if batch.is_ternary() { 1 } else { 2 }
+    halves.sum::<f32>() as usize
 }
 
 fn shared(source: &Source, batch: &Batch, query: usize, item: &Item) -> usize {
