@@ -205,6 +205,9 @@ impl Net {
         let name =
             serde_json::to_value(&backbone).ok().and_then(|table| Some(table.get("name")?.as_str()?.to_string()));
         let precision = self.precision;
+        if precision == Precision::Tf32 {
+            note("tf32 is imitated on a CPU");
+        }
         if precision == Precision::Bf16 && !has_bf16() {
             note(&format!("bf16 is emulated with {}: this processor has no instructions for it", vectors(precision)));
         }

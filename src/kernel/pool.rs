@@ -19,11 +19,11 @@ const LANES: usize = 16;
 /// Sizes of one map, before and after.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pooling {
-    kernel: usize,
-    stride: usize,
-    height: usize,
-    width: usize,
-    channels: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
     pub(super) out_height: usize,
     pub(super) out_width: usize,
 }

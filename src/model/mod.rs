@@ -38,5 +38,7 @@ fn tensor_error(error: candle_core::Error) -> Error {
     Error::new(Kind::Stage, "a tensor operation failed").note(error.to_string())
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,7 @@ use super::layers::Linear;
 use super::parameters::{Parameters, Source, draw};
 use super::tensor_error;
 use crate::error::{Error, Result};
-use crate::kernel::Precision;
+use crate::kernel::{Precision, evenly};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
@@ -57,9 +57,6 @@ impl HashModel {
         device: &'a Device,
         source: &'a mut Source<'a>,
     ) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::input("the network's operations run on the CPU only").hint("leave out `--gpus`"));
-        }
         if bits == 0 || bits > MAX_BITS {
             return Err(Error::input(format!("a code has 1 to {MAX_BITS} bits, not {bits}")));
         }
@@ -76,9 +73,15 @@ impl HashModel {
 
     /// Logits `[n, bits]` of images `[n, 3, side, side]`.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let features = self.backbone.features(xs, How { mode, precision: self.precision })?;
-        // A small part of the work, and the one that decides bits.
-        self.hash.forward(&features, How { mode, precision: Precision::F32 })
+        let forward = |xs: &Tensor| {
+            let features = self.backbone.features(xs, How { mode, precision: self.precision })?;
+            // A small part of the work, and the one that decides bits.
+            self.hash.forward(&features, How { mode, precision: Precision::F32 })
+        };
+        match mode {
+            Mode::Eval => evenly(xs, &forward),
+            Mode::Train { .. } => forward(xs),
+        }
     }
 
     /// Multiplications and additions of one image.

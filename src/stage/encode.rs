@@ -98,7 +98,7 @@ impl Encode {
     /// Encodes the images of the parts that are not there.
     fn encode(&self, cx: &mut Ctx, list: &List, parts: &mut Parts) -> anyhow::Result<()> {
         let device = cx.device()?;
-        tell_precision(cx, self.precision);
+        tell_precision(cx, self.precision, &device);
         let (network, card) = weights::load(cx.path(&self.model)?, &device)?;
         let network = network.in_precision(self.precision);
         // Parts outlive a task that fails, and are believed for this digest.

@@ -32,6 +32,7 @@ pub use registry::{Kind, Parsed, STAGES, find};
 use crate::error::{Error, Result};
 use crate::model::backbone::BackboneSpec;
 use crate::model::{Precision, has_bf16, vectors};
+use candle_core::Device;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -209,8 +210,14 @@ pub fn network_name(backbone: &BackboneSpec, side: usize) -> String {
     format!("{backbone} of {side} pixels")
 }
 
-/// Warns where bf16 gains nothing.
-fn tell_precision(cx: &mut Ctx, precision: Precision) {
+/// Warns where rounding gains nothing.
+fn tell_precision(cx: &mut Ctx, precision: Precision, device: &Device) {
+    if !device.is_cpu() {
+        return;
+    }
+    if precision == Precision::Tf32 {
+        cx.warn("tf32 is imitated on a CPU: `precision = \"f32\"` is faster and more precise there");
+    }
     if precision == Precision::Bf16 && !has_bf16() {
         let vectors = vectors(precision);
         cx.warn(format!(
@@ -267,5 +274,7 @@ pub enum Images {
     Output(&'static str),
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod testing;

@@ -185,7 +185,7 @@ impl Stage for Train {
         let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
-        tell_precision(cx, self.precision);
+        tell_precision(cx, self.precision, &device);
         let shared = RefCell::new(&mut *cx);
         let mut measure = |network: &model::HashModel| match &judge {
             Some(judge) => judge.measure(&shared, network),

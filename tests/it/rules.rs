@@ -34,7 +34,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         // Files of tests may use anything, too.
         if path.is_dir() {
             files.extend(sources(&path))
-        } else if !path.ends_with("tests.rs") {
+        } else if !path.to_string_lossy().ends_with("tests.rs") {
             files.push(path)
         }
     }

@@ -112,7 +112,7 @@ impl Optimizer for Descent {
             if velocity.dims() != slot.parameter.dims() {
                 bail!("momentum of {} has shape {:?}", slot.name, velocity.dims());
             }
-            slot.velocity = velocity.clone();
+            slot.velocity = velocity.to_device(slot.parameter.device())?;
         }
         Ok(())
     }
