@@ -65,7 +65,7 @@ impl Probe {
 
     fn step(&mut self) -> candle_core::Result<()> {
         self.steps += 1;
-        let logits = self.model.forward(&self.images, Mode::Train { seed: 1, step: self.steps })?;
+        let logits = self.model.forward(&self.images, Mode::Train { seed: 1, step: self.steps, first: 0 })?;
         let loss = self.loss.forward(&logits, &self.labels, &self.index, Step { epoch: 1 })?;
         // No update at all would be optimised for; one that matters could make the weights anything.
         self.optimizer.step(&self.model.backward(&loss)?, 1e-6)
