@@ -61,7 +61,7 @@ timed() {
 # why CODE LOG: the end of a failure in one line.
 why() {
   case $1 in 124 | 137) echo "no end within its time" ;; *)
-    grep -hE 'error|panicked|FAILED|CUDA|not found' "$2.err" "$2" 2>/dev/null | tail -1 | cut -c1-140 | grep . || echo "exit code $1; $2" ;;
+    { grep -hE '^ *error' "$2.err" "$2"; grep -hE 'Err.? value|panicked|CUDA|not found' "$2.err" "$2"; } 2>/dev/null | head -1 | cut -c1-140 | grep . || echo "exit code $1; $2" ;;
   esac
 }
 
@@ -149,7 +149,7 @@ else
   result=$(grep -E '^test result' "$out/tests.log" | tail -1 | sed 's/^test result: //; s/; finished.*//')
   skips=$(cat "$out/tests.log" "$out/tests.log.err" | grep -c 'skipped: no GPU')
   if [ $code = 125 ]; then row tests skipped "no time left"
-  elif [ $code != 0 ]; then row tests FAILED "${result:-$(why $code "$out/tests.log")}; $(grep -E '^test .* FAILED' "$out/tests.log" | awk '{print $2}' | head -5 | tr '\n' ' ')"
+  elif [ $code != 0 ]; then row tests FAILED "${result:-$(why $code "$out/tests.log")}; $(grep -E '^test .*[.][.][.] FAILED' "$out/tests.log" | awk '{print $2}' | head -3 | tr '\n' ' ')"
   elif grep -q ' 0 passed' <<<"$result"; then row tests FAILED "no test has cuda in its name: built without the feature?"
   else row tests ok "$result"; fi
   [ "$skips" = 0 ] || row "tests without a GPU" FAILED "$skips tests found none"
