@@ -23,7 +23,7 @@ pub use checkpoint::finished_epochs;
 pub use encode::{Sink, encode, logits};
 pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, How, Mode};
-pub use probe::{Probe, multiply};
+pub use probe::{Limits, Probe, Rates, multiply};
 pub use recipe::Recipe;
 pub use record::{Record, Tick};
 pub use selection::{Measure, Selected, Selection};

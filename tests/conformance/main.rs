@@ -12,6 +12,8 @@ mod edits;
 mod endings;
 /// Runs killed at random moments.
 mod fuzz;
+/// GPUs as a driver tells of them.
+mod gpus;
 /// Trainings that go on from where others ended.
 mod growing;
 /// Plain runs with nothing to do.
