@@ -129,7 +129,7 @@ fn network(options: &Options) -> candle_core::Result<()> {
 }
 
 fn step(model: &HashModel, sgd: &mut dyn Optimizer, xs: &Tensor, step: u64) -> candle_core::Result<()> {
-    let logits = model.forward(xs, Mode::Train { seed: 1, step })?;
+    let logits = model.forward(xs, Mode::Train { seed: 1, step, first: 0 })?;
     sgd.step(&model.backward(&logits.sqr()?.mean_all()?)?, 1.0)
 }
 

@@ -7,7 +7,7 @@
 AlexNet at 224 pixels, batches of 64, momentum SGD, HashNet's loss here and cross entropy there. The pictures are drawn:
 as large as COCO's, JPEG at quality 92. hashpipe prepares the training images once and reads them from then on; PyTorch
 decodes them every time, as its users do, and once more from an array of prepared pixels, as its best users do. Epochs
-count from the second on; what is printed for hashpipe is what its own log says, which the whole run's wall time bounds.
+count from the second on where there are several; what is printed for hashpipe is what its own log says, which the whole run's wall time bounds.
 """
 
 import argparse
@@ -36,7 +36,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=10_000, help="training images [%(default)s]")
     parser.add_argument("--encode", type=int, default=20_000, help="images to encode [%(default)s]")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs, the first of which does not count [%(default)s]")
+    parser.add_argument("--peer-part", type=int, default=1, help="the peer takes one in so many of them: its rate is what "
+                        "counts, and it takes hours [%(default)s]")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs; of several, the first does not count [%(default)s]")
     parser.add_argument("--precision", default="f32", choices=["f32", "bf16"], help="of both sides [%(default)s]")
     parser.add_argument("--workers", default="1,2", help="DataLoader workers to try [%(default)s]")
     parser.add_argument("--venv", type=Path, default=VENV, help="virtual environment of the peer [%(default)s]")
@@ -101,6 +103,10 @@ def ours(folder, options):
         (project / f"{name}.txt").write_text("\n".join(rows) + "\n")
     (project / "p.toml").write_text(f"""
 name = "epoch"
+[resources]  # one after the other, as the peer does it
+prepare = {{ cpus = {os.cpu_count()} }}
+train = {{ cpus = {os.cpu_count()} }}
+encode = {{ cpus = {os.cpu_count()} }}
 [lists.drawn]
 dataset = {{ name = "files", train = "train.txt", query = "query.txt", database = "database.txt", root = "../images" }}
 [prepare.train]
@@ -121,18 +127,17 @@ list = "lists.drawn/database"
 prepared = "prepare.database/images"
 {'precision = "bf16"' if options.precision == "bf16" else ""}
 """)
-    threads = str(os.cpu_count())
-    command = [options.binary, "run", "p.toml", "--json", "--jobs", threads]
+    command = [options.binary, "run", "p.toml", "--json", "--jobs", str(os.cpu_count())]
     ended = subprocess.run(command, cwd=project, check=True, stdout=subprocess.PIPE, text=True)
     seconds = {}
     for line in map(json.loads, ended.stdout.splitlines()):
         if line["event"] == "done":
             seconds[line["task"]] = line["seconds"]
     log = next((project / "output").rglob("epochs.jsonl")).read_text().splitlines()
-    rates = [json.loads(line)["images_per_second"] for line in log][1:]
+    rates = [json.loads(line)["images_per_second"] for line in log]
     return {
         "tool": "hashpipe, prepared",
-        "train": statistics.median(rates),
+        "train": statistics.median(rates[1:] or rates),
         "encode": options.encode / seconds["encode.database"],
         "prepare": options.encode / seconds["prepare.database"],
     }
@@ -140,8 +145,9 @@ prepared = "prepare.database/images"
 
 def peer(folder, options, source, workers):
     """Trains and encodes with PyTorch in a process with its best allocator; returns images per second."""
-    task = json.dumps({"folder": str(folder), "source": source, "workers": workers, "train": options.images,
-                       "encode": options.encode, "epochs": options.epochs, "bf16": options.precision == "bf16"})
+    task = json.dumps({"folder": str(folder), "source": source, "workers": workers,
+                       "train": options.images // options.peer_part, "encode": options.encode // options.peer_part,
+                       "epochs": options.epochs, "bf16": options.precision == "bf16"})
     environment = os.environ | {"GLIBC_TUNABLES": TUNABLES}
     program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
                f"import epoch; epoch.in_torch({task!r})"]
@@ -178,11 +184,12 @@ def in_torch(task):
             optimizer.step()
         rates.append(task["train"] / (time.perf_counter() - started))
     model.eval()
+    batches = loader(task["encode"], False)
     started = time.perf_counter()
     with torch.inference_mode(), precision:
-        for images, _ in loader(task["encode"], False):
+        for images, _ in batches:
             model(images.contiguous(memory_format=torch.channels_last)).sign()
-    print(json.dumps({"train": statistics.median(rates[1:]), "encode": task["encode"] / (time.perf_counter() - started)}))
+    print(json.dumps({"train": statistics.median(rates[1:] or rates), "encode": task["encode"] / (time.perf_counter() - started)}))
 
 
 class Pictures:

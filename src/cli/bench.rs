@@ -1,5 +1,6 @@
 //! `hashpipe bench`: what this machine can do.
 
+use super::device_argument::{DeviceArgument, slot};
 use crate::bench::{Figures, Network, Retrieval, Subject, hash, images, measure, network};
 use crate::cache::Store;
 use crate::error::{Error, Place, Result};
@@ -16,7 +17,6 @@ use std::cell::Cell;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::str::FromStr;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -78,30 +78,20 @@ struct Net {
     #[arg(long, value_delimiter = ',', default_value = "f32")]
     precision: Vec<Precision>,
     /// `cpu`, or the GPU `cuda` or `cuda:N`, as CUDA counts those it may see
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", value_parser = on, default_value = "cpu")]
     device: On,
     #[command(flatten)]
     how: How,
 }
 
-/// Where a network runs.
+/// Where a network runs: which GPU; nothing is the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct On {
-    /// Which GPU; nothing for the CPU.
     gpu: Option<usize>,
 }
 
-impl FromStr for On {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = match text {
-            "cpu" => return Ok(Self { gpu: None }),
-            "cuda" => "0",
-            _ => text.strip_prefix("cuda:").unwrap_or_default(),
-        };
-        number.parse().map(|gpu| Self { gpu: Some(gpu) }).map_err(|_| "it is `cpu`, `cuda` or `cuda:N`".into())
-    }
+fn on(text: &str) -> Result<On, String> {
+    slot(text).map(|slot| On { gpu: slot.0 })
 }
 
 impl On {
@@ -160,6 +150,8 @@ struct Sizes {
     #[arg(long, value_name = "N", default_value_t = 200)]
     queries: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     how: How,
 }
 
@@ -190,7 +182,7 @@ struct Evaluate {
 impl Sizes {
     fn retrieval(&self) -> Result<Retrieval> {
         let (bits, database, queries) = (self.bits, self.database, self.queries);
-        Ok(Retrieval { bits, database, queries, threads: self.how.threads()? })
+        Ok(Retrieval { bits, database, queries, threads: self.how.threads()?, backend: self.device.backend()? })
     }
 }
 
@@ -217,12 +209,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         Some(What::Train(net)) => net.subjects(Pass::Train)?,
         _ => Nets::default(),
     };
+    let mut retrieval = None;
     let mut subjects = match &arguments.what {
         Some(What::Forward(_) | What::Train(_)) => std::mem::take(&mut nets.subjects),
         Some(What::Images(of)) => vec![of.subject()?],
         Some(What::Hash(of)) => vec![hash(&of.file, how.threads()?)?],
-        Some(What::Search(of)) => vec![of.sizes.retrieval()?.search(of.top)?],
-        Some(What::Evaluate(of)) => vec![of.sizes.retrieval()?.evaluate(of.classes, of.wanted())?],
+        Some(What::Search(of)) => vec![retrieval.insert(of.sizes.retrieval()?).search(of.top)?],
+        Some(What::Evaluate(of)) => {
+            vec![retrieval.insert(of.sizes.retrieval()?).evaluate(of.classes, of.wanted())?]
+        }
         None => everything(how, &file)?,
     };
     if subjects.len() > 1 {
@@ -231,10 +226,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let on =
         if let Some(What::Forward(net) | What::Train(net)) = &arguments.what { net.device } else { On { gpu: None } };
     let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds)).map_err(|error| on.explained(error))?;
-    let retrieval = match &arguments.what {
-        Some(What::Search(Search { sizes, .. }) | What::Evaluate(Evaluate { sizes, .. })) => Some(sizes.retrieval()?),
-        _ => None,
-    };
     let beside = retrieval.map(|of| beside(&of, &found)).transpose()?.unwrap_or_default();
     let beside = if nets.facts.is_empty() { vec![beside; found.len()] } else { nets.beside(on)? };
     show(&found, how.json, &beside);
@@ -286,6 +277,9 @@ impl Net {
         }
         let mut nets = Nets::default();
         for &precision in &self.precision {
+            if precision == Precision::Tf32 && self.device.gpu.is_none() {
+                note("tf32 is imitated on a CPU");
+            }
             if precision == Precision::Bf16 && self.device.gpu.is_none() && !has_bf16() {
                 let vectors = vectors(precision);
                 note(&format!("bf16 is emulated with {vectors}: this processor has no instructions for it"));
@@ -409,10 +403,15 @@ fn remember(found: &[Figures], cache: &Path) -> Result<()> {
 
 /// What else the figures of retrieval say, and what the machine does at most.
 fn beside(of: &Retrieval, found: &[Figures]) -> Result<Facts> {
-    let limits = of.limits()?;
     let median = found.first().map_or(0.0, |figures| figures.median);
+    let per_query = ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6));
+    // What follows is of the processor.
+    if of.backend.is_gpu() {
+        return Ok(vec![per_query]);
+    }
+    let limits = of.limits()?;
     Ok(vec![
-        ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6)),
+        per_query,
         ("popcounts_per_second", json!(limits.popcounts_per_second)),
         ("bytes_read_per_second", json!(limits.bytes_per_second)),
         ("instructions", json!(instructions())),
@@ -478,13 +477,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_the_cpu_or_a_numbered_gpu() {
-        let gpu = |text: &str| text.parse::<On>().map(|on| on.gpu);
-        assert_eq!([gpu("cpu"), gpu("cuda"), gpu("cuda:3")], [Ok(None), Ok(Some(0)), Ok(Some(3))]);
-        assert_eq!(["cuda:3", "cpu"].map(|text| text.parse::<On>().unwrap().name()), ["cuda:3", "cpu"]);
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda3", "3"] {
-            assert!(gpu(wrong).is_err(), "{wrong}");
-        }
+    fn a_network_runs_where_it_is_told() {
+        assert_eq!(["cuda", "cuda:3", "cpu"].map(|text| on(text).unwrap().name()), ["cuda:0", "cuda:3", "cpu"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Numbers of bf16: the upper half of an f32, 8 bits of which are the number's digits.
+//! Numbers of bf16: the upper half of an f32, 8 bits of which are the number's digits; and of TF32, which has 11.
 //!
 //! Only factors of products are such numbers. Weights, sums, activations between layers and gradients are f32, and are
 //! rounded where a product takes them, to the nearest, and to the even one of two that are equally near. Products are
@@ -6,8 +6,10 @@
 //! 1.2e-38, depends on the processor.
 
 use super::simd::{Simd, Task, dispatch};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// What a network's factors are rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +18,11 @@ pub enum Precision {
     /// 32 bits: not rounded.
     #[default]
     F32,
-    /// 16 bits, summed up in 32: faster where the processor has AMX or AVX-512-BF16, emulated elsewhere. Weights stay
-    /// f32, and so does the layer of hash functions.
+    /// 19 bits, summed up in 32: NVIDIA's tensor cores from Ampere on take these. A CPU only imitates them, which takes
+    /// longer than f32. Weights stay f32, and so does the layer of hash functions.
+    Tf32,
+    /// 16 bits, summed up in 32: faster on GPUs, and where the processor has AMX or AVX-512-BF16, emulated elsewhere.
+    /// Weights stay f32, and so does the layer of hash functions.
     Bf16,
 }
 
@@ -31,6 +36,7 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
         }
     }
@@ -40,9 +46,26 @@ impl std::str::FromStr for Precision {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let known = [Self::F32, Self::Bf16];
-        known.into_iter().find(|precision| precision.name() == name).ok_or_else(|| "it is `f32` or `bf16`".into())
+        let known = [Self::F32, Self::Tf32, Self::Bf16];
+        known
+            .into_iter()
+            .find(|precision| precision.name() == name)
+            .ok_or_else(|| "it is `f32`, `tf32` or `bf16`".into())
     }
+}
+
+/// Numbers as a product of this precision takes them, where its factors lie as f32: rounded for TF32, to the nearest,
+/// away from 0 from two that are equally near, as the GPU's own instruction for it does.
+pub(super) fn factors(numbers: &[f32], precision: Precision) -> Cow<'_, [f32]> {
+    if precision != Precision::Tf32 {
+        return numbers.into();
+    }
+    numbers.par_iter().map(|&x| tf32(x)).collect::<Vec<f32>>().into()
+}
+
+/// A number with the lowest 13 bits rounded away; NaN stays NaN.
+fn tf32(x: f32) -> f32 {
+    if x.is_nan() { x } else { f32::from_bits((x.to_bits() + 0x1000) & !0x1fff) }
 }
 
 /// Two neighbouring terms' factors, the first in the lower half.
@@ -209,6 +232,23 @@ mod tests {
                 prop_assert_eq!(rounded, nearest);
             } else {
                 prop_assert!(x.abs() >= f32::from_bits(0x7f7f_8000));
+            }
+        }
+
+        #[test]
+        fn tf32_is_the_nearest_number_of_eleven_bits(bits in any::<u32>()) {
+            let x = f32::from_bits(bits);
+            let y = factors(&[x], Precision::Tf32)[0];
+            prop_assert_eq!(factors(&[x], Precision::F32)[0].to_bits(), bits);
+            if x.is_nan() {
+                prop_assert!(y.is_nan());
+            } else if y.is_finite() {
+                let below = f32::from_bits(bits & !0x1fff);
+                let above = f32::from_bits((bits & !0x1fff) + 0x2000);
+                let far = |y: f32| (f64::from(y) - f64::from(x)).abs();
+                prop_assert_eq!(y, if far(above) <= far(below) { above } else { below });
+            } else {
+                prop_assert!(x.abs() >= f32::from_bits(0x7f7f_f000));
             }
         }
 

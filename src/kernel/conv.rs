@@ -4,7 +4,7 @@
 //! the weights (`packed.rs`); a frame of zeros around each image (`frame.rs`) spares the borders. Forward and towards the
 //! input, images are computed side by side; towards the weights, each thread sums some of them up over all images.
 
-use super::bf16::{Pair, Precision};
+use super::bf16::{Pair, Precision, factors};
 use super::frame::{Form, Frame, Geometry};
 use super::host::{host, values};
 use super::packed::{self, Packed, Weight, panel};
@@ -15,6 +15,13 @@ use super::{add_to, conv_pairs, relu_gradient};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
+
+#[cfg(feature = "cuda")]
+use super::cuda;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{CudaStorage, cudarc};
+#[cfg(feature = "cuda")]
+use candle_core::backend::BackendStorage as _;
 
 /// A convolution of square windows as PyTorch's `conv2d`, then `relu` and `max_pool2d` where asked.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +50,21 @@ impl Conv2d {
         xs.apply_op3(weight, bias, Operation { conv: *self, trained, winners: Mutex::default() })
     }
 
+    /// The order of the input's numbers.
+    fn form(&self) -> Form {
+        match self.input {
+            Input::Images => Form::Planes,
+            Input::Maps => Form::Pixels,
+        }
+    }
+
     fn job(&self, xs: &[usize], weight: &[usize]) -> Result<Job> {
         let (&[images, a, b, c], &[filters, inputs, kernel, across]) = (xs, weight) else {
             bail!("conv2d: expected 4 dimensions, got {xs:?} and weights {weight:?}");
         };
-        let (image, form) = match self.input {
-            Input::Images => ([b, c, a], Form::Planes),
-            Input::Maps => ([a, b, c], Form::Pixels),
+        let image = match self.input {
+            Input::Images => [b, c, a],
+            Input::Maps => [a, b, c],
         };
         if inputs != image[2] || kernel != across || images == 0 || filters == 0 {
             bail!("conv2d: weights {weight:?} do not fit {xs:?}");
@@ -57,7 +72,7 @@ impl Conv2d {
         let geometry = Geometry::new(image, kernel, self.stride, self.padding)?;
         let pool = |pool: MaxPool2d| pool.of(geometry.out_height, geometry.out_width, filters);
         let pooling = self.pool.map(pool).transpose()?;
-        let frame = framed(geometry.frame(form), self.stride, self.precision);
+        let frame = framed(geometry.frame(self.form()), self.stride, self.precision);
         Ok(Job { geometry, frame, pooling, images, filters, relu: self.relu, precision: self.precision })
     }
 }
@@ -68,24 +83,32 @@ struct Operation {
     /// Whether there will be a backward pass.
     trained: bool,
     /// Where each maximum of the pooling was found in its window.
-    winners: Mutex<Vec<u8>>,
+    winners: Mutex<Winners>,
+}
+
+/// Places in windows, where the operation ran.
+#[derive(Default)]
+struct Winners {
+    host: Vec<u8>,
+    #[cfg(feature = "cuda")]
+    gpu: Option<cudarc::driver::CudaSlice<u8>>,
 }
 
 /// The sizes of one operation.
 pub(super) struct Job {
     pub(super) geometry: Geometry,
     pub(super) frame: Frame,
-    pooling: Option<Pooling>,
+    pub(super) pooling: Option<Pooling>,
     pub(super) images: usize,
     pub(super) filters: usize,
-    relu: bool,
-    precision: Precision,
+    pub(super) relu: bool,
+    pub(super) precision: Precision,
 }
 
 /// A frame as the precision needs it.
 fn framed(frame: Frame, stride: usize, precision: Precision) -> Frame {
     match precision {
-        Precision::F32 => frame,
+        Precision::F32 | Precision::Tf32 => frame,
         Precision::Bf16 => frame.even(stride),
     }
 }
@@ -99,7 +122,7 @@ enum Weights {
 impl Weights {
     fn new(geometry: &Geometry, frame: &Frame, precision: Precision, filters: usize, weight: impl Weight) -> Self {
         match precision {
-            Precision::F32 => Self::Plain(Packed::new(geometry, filters, weight)),
+            Precision::F32 | Precision::Tf32 => Self::Plain(Packed::new(geometry, filters, weight)),
             Precision::Bf16 => Self::Pairs(Packed::pairs(geometry, frame.cell, filters, weight)),
         }
     }
@@ -114,8 +137,13 @@ impl Job {
         }
     }
 
+    fn out_shape(&self) -> Shape {
+        let (height, width) = self.out_sides();
+        (self.images, height, width, self.filters).into()
+    }
+
     /// Numbers of one output image.
-    fn out_len(&self) -> usize {
+    pub(super) fn out_len(&self) -> usize {
         let (height, width) = self.out_sides();
         height * width * self.filters
     }
@@ -127,9 +155,16 @@ impl Job {
 
     fn forward(&self, xs: &[f32], weights: &[f32], bias: &[f32], winners: &mut [u8]) -> Vec<f32> {
         let Self { geometry, frame, filters, precision, .. } = self;
+        let (xs, weights) = (&*factors(xs, *precision), &*factors(weights, *precision));
         let weights = packed::forward(geometry, weights);
         let weights = &Weights::new(geometry, frame, *precision, *filters, weights);
         let mut out = vec![0.0; self.images * self.out_len()];
+        if let Weights::Plain(weights) = weights
+            && self.images < rayon::current_num_threads()
+        {
+            self.forward_by_rows(xs, weights, bias, winners, &mut out);
+            return out;
+        }
         let winners: Vec<Option<&mut [u8]>> = if winners.is_empty() {
             (0..self.images).map(|_| None).collect()
         } else {
@@ -168,6 +203,26 @@ impl Job {
         });
     }
 
+    /// One image after the other, the rows of each side by side: a few images alone would leave threads idle.
+    fn forward_by_rows(&self, xs: &[f32], weights: &Packed, bias: &[f32], winners: &mut [u8], out: &mut [f32]) {
+        let Geometry { stride, out_height, out_width, .. } = self.geometry;
+        let (mut frame, mut maps) = (Shared::take(), Shared::take());
+        let (frame, maps) = (frame.sized(self.frame.len()), maps.sized(self.conv_len()));
+        let (row_len, lines) = (self.frame.row_len(), out_height.div_ceil(2 * rayon::current_num_threads()));
+        let mut winners = winners.chunks_exact_mut(self.out_len());
+        for (out, image) in out.chunks_exact_mut(self.out_len()).zip(xs.chunks_exact(self.geometry.image_len())) {
+            self.frame.fill(image, frame);
+            maps.par_chunks_mut(lines * out_width * self.filters).enumerate().for_each(|(part, maps)| {
+                let frame = &frame[part * lines * stride * row_len..];
+                convolve(&self.geometry, row_len, frame, weights, Some(bias), self.relu, maps);
+            });
+            match &self.pooling {
+                Some(pooling) => pooling.forward(maps, out, winners.next()),
+                None => out.copy_from_slice(maps),
+            }
+        }
+    }
+
     /// Gradients before bias, ReLU and pooling, and of the bias.
     fn inner_gradient(&self, ys: &[f32], upstream: &[f32], winners: &[u8], gradient: &mut [f32]) -> Vec<f32> {
         let none: &[u8] = &[];
@@ -202,6 +257,7 @@ impl Job {
         if self.precision == Precision::Bf16 {
             return self.weight_gradient_of_pairs(xs, gradient);
         }
+        let (xs, gradient) = (&*factors(xs, self.precision), &*factors(gradient, self.precision));
         let Geometry { channels, kernel, .. } = self.geometry;
         let frame_len = self.frame.len();
         let mut frames = Shared::take();
@@ -288,6 +344,7 @@ impl Job {
         let (geometry, frame) = self.geometry.backward(self.filters);
         let frame = framed(frame, 1, self.precision);
         let channels = self.geometry.channels;
+        let (weights, gradient) = (&*factors(weights, self.precision), &*factors(gradient, self.precision));
         let weights = packed::backward(&geometry, channels, weights);
         let weights = &Weights::new(&geometry, &frame, self.precision, channels, weights);
         let len = self.geometry.image_len();
@@ -311,7 +368,7 @@ impl Job {
     }
 }
 
-/// All filters over a framed image, to `[out_height, out_width, filters]`.
+/// All filters over a framed image, or over its rows from some on, to `[rows, out_width, filters]`.
 fn convolve(
     geometry: &Geometry,
     row_len: usize,
@@ -321,7 +378,7 @@ fn convolve(
     relu: bool,
     out: &mut [f32],
 ) {
-    let Geometry { channels, kernel, stride, out_height, out_width, .. } = *geometry;
+    let Geometry { channels, kernel, stride, out_width, .. } = *geometry;
     let filters = weights.filters;
     for (first, packed) in weights.panels() {
         let columns = panel().min(filters - first);
@@ -335,9 +392,8 @@ fn convolve(
             b_segment: kernel * channels * columns,
         };
         let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-        for y in 0..out_height {
-            let values = &mut out[y * out_width * filters + first..];
-            let out = Output { values, stride: filters, rows: out_width, columns };
+        for (y, line) in out.chunks_exact_mut(out_width * filters).enumerate() {
+            let out = Output { values: &mut line[first..], stride: filters, rows: out_width, columns };
             sums(&terms, &frame[y * stride * row_len..], packed, start, relu, out);
         }
     }
@@ -365,9 +421,27 @@ impl CustomOp3 for Operation {
         let noted = self.trained && job.pooling.is_some();
         let mut winners = vec![0; if noted { job.images * job.out_len() } else { 0 }];
         let out = job.forward(xs, weights, bias, &mut winners);
-        *self.winners.lock().unwrap_or_else(PoisonError::into_inner) = winners;
-        let (height, width) = job.out_sides();
-        Ok((CpuStorage::F32(out), (job.images, height, width, job.filters).into()))
+        self.winners.lock().unwrap_or_else(PoisonError::into_inner).host = winners;
+        Ok((CpuStorage::F32(out), job.out_shape()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        xs_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let job = self.conv.job(xs_layout.dims(), weight_layout.dims())?;
+        let (xs, device) = (cuda::values(xs, xs_layout)?, xs.device());
+        let (weight, bias) = (cuda::values(weight, weight_layout)?, cuda::values(bias, bias_layout)?);
+        let tensors = (&xs, &weight, &bias);
+        let (out, winners) = cuda::conv_forward(device, &job, self.conv.form(), tensors, self.trained)?;
+        self.winners.lock().unwrap_or_else(PoisonError::into_inner).gpu = winners;
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), job.out_shape()))
     }
 
     fn bwd(
@@ -380,11 +454,15 @@ impl CustomOp3 for Operation {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let job = self.conv.job(xs.dims(), weight.dims())?;
         let upstream = upstream.contiguous()?;
-        let (xs_host, weight_host, ys_host, up_host) = (host(xs), host(weight), host(ys), host(&upstream));
         let winners = self.winners.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(feature = "cuda")]
+        if xs.device().is_cuda() {
+            return self.cuda_bwd(&job, [xs, weight, ys, &upstream], winners.gpu.as_ref());
+        }
+        let (xs_host, weight_host, ys_host, up_host) = (host(xs), host(weight), host(ys), host(&upstream));
         let mut gradient = Shared::take();
         let gradient = gradient.sized(job.images * job.conv_len());
-        let db = job.inner_gradient(ys_host.values()?, up_host.values()?, &winners, gradient);
+        let db = job.inner_gradient(ys_host.values()?, up_host.values()?, &winners.host, gradient);
         let dw = job.weight_gradient(xs_host.values()?, gradient);
         let dx = match self.conv.input {
             Input::Images => None,
@@ -396,6 +474,25 @@ impl CustomOp3 for Operation {
         let dw = Tensor::from_vec(dw, weight.shape(), weight.device())?;
         let db = Tensor::from_vec(db, job.filters, weight.device())?;
         Ok((dx, Some(dw), Some(db)))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Operation {
+    /// Gradients of `[xs, weight, ys, upstream]` on a GPU.
+    fn cuda_bwd(
+        &self,
+        job: &Job,
+        [xs, weight, ys, upstream]: [&Tensor; 4],
+        winners: Option<&cudarc::driver::CudaSlice<u8>>,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let device = &cuda::device_of(xs)?;
+        let (on_xs, on_weight, on_ys, on_up) = (cuda::gpu(xs), cuda::gpu(weight), cuda::gpu(ys), cuda::gpu(upstream));
+        let passed = cuda::Passed { xs: on_xs.values()?, weight: on_weight.values()?, ys: on_ys.values()?, winners };
+        let gradients = cuda::conv_backward(device, job, self.conv.form(), &passed, &on_up.values()?)?;
+        let dx = gradients.input.map(|dx| cuda::tensor(dx, device, xs.shape())).transpose()?;
+        let dw = cuda::tensor(gradients.weight, device, weight.shape())?;
+        Ok((dx, Some(dw), Some(cuda::tensor(gradients.bias, device, job.filters)?)))
     }
 }
 
@@ -542,6 +639,22 @@ mod tests {
                     close(ours, plain, 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn tf32_rounds_the_factors_alone() {
+        for shape in SHAPES {
+            let vars = variables(shape);
+            let of_tf32 = Conv2d { precision: Precision::Tf32, ..op(shape, false, false) };
+            let to_tf32 = |var: &Var| {
+                let numbers = factors(&crate::kernel::testing::numbers(var), Precision::Tf32).into_owned();
+                Var::from_vec(numbers, var.shape(), &Device::Cpu).unwrap()
+            };
+            let rounded = [to_tf32(&vars[0]), to_tf32(&vars[1]), vars[2].clone()];
+            let (ours, plain) = (apply(of_tf32, &vars), apply(op(shape, false, false), &rounded));
+            close(&ours, &plain, 0.0);
+            assert!(gradients(&ours, &vars).len() == 3);
         }
     }
 

@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 /// Zeroes each number with probability `p` and divides the others by `1 - p`, as PyTorch's `dropout`.
 ///
-/// The mask depends on `seed`, `step`, `layer` and the numbers' positions only. `p` is in [0, 1).
+/// The mask depends on `seed`, `step`, `layer` and the numbers' positions in the whole batch only: a batch that is cut
+/// into shares gets the same mask. `p` is in [0, 1).
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     pub p: f64,
@@ -16,6 +17,8 @@ pub struct Dropout {
     pub step: u64,
     /// Tells the layers of one network apart.
     pub layer: u64,
+    /// How many numbers of the batch come before these: 0, unless they are a share of it.
+    pub first: usize,
 }
 
 /// Numbers that share one random stream. Part of the mask's definition.
@@ -23,19 +26,36 @@ const CHUNK: usize = 1 << 12;
 
 impl Dropout {
     fn apply(&self, xs: &[f32]) -> Vec<f32> {
+        let mut out = xs.to_vec();
+        // Streams begin at multiples of their length in the whole batch, wherever these numbers begin.
+        let begun = (self.first.next_multiple_of(CHUNK) - self.first).min(out.len());
+        let (head, whole) = out.split_at_mut(begun);
+        self.drop_from(self.first, head);
+        let first = self.first + begun;
+        whole.par_chunks_mut(CHUNK).enumerate().for_each(|(i, values)| self.drop_from(first + i * CHUNK, values));
+        out
+    }
+
+    /// Drops some of the numbers from this position of the batch on; all of one stream.
+    fn drop_from(&self, position: usize, mut values: &mut [f32]) {
         // Half of a 64-bit draw decides: the probability is exact to 2^-32.
         let dropped_below = (self.p * (1u64 << 32) as f64) as u32;
         let scale = (1.0 / (1.0 - self.p)) as f32;
         let decide = |draw: u32, x: f32| if draw < dropped_below { 0.0 } else { x * scale };
-        let mut out = xs.to_vec();
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
-            let mut stream = seeded::stream(self.seed, "dropout", &[self.step, self.layer, chunk as u64]);
-            for pair in values.chunks_mut(2) {
-                let bits = stream.bits();
-                pair.iter_mut().zip([bits as u32, (bits >> 32) as u32]).for_each(|(x, draw)| *x = decide(draw, *x));
-            }
-        });
-        out
+        let (chunk, before) = (position / CHUNK, position % CHUNK);
+        let mut stream = seeded::stream(self.seed, "dropout", &[self.step, self.layer, chunk as u64]);
+        for _ in 0..before / 2 {
+            stream.bits();
+        }
+        if before % 2 == 1
+            && let Some(first) = values.split_off_first_mut()
+        {
+            *first = decide((stream.bits() >> 32) as u32, *first);
+        }
+        for pair in values.chunks_mut(2) {
+            let bits = stream.bits();
+            pair.iter_mut().zip([bits as u32, (bits >> 32) as u32]).for_each(|(x, draw)| *x = decide(draw, *x));
+        }
     }
 }
 
@@ -61,7 +81,7 @@ mod tests {
     use crate::kernel::testing::on_threads;
     use candle_core::{DType, Device, Var};
 
-    const OP: Dropout = Dropout { p: 0.3, seed: 1, step: 2, layer: 0 };
+    const OP: Dropout = Dropout { p: 0.3, seed: 1, step: 2, layer: 0, first: 0 };
 
     fn mask(op: Dropout, len: usize) -> Vec<f32> {
         op.apply(&vec![1.0; len])
@@ -82,6 +102,16 @@ mod tests {
         assert_eq!(first, mask(OP, 50));
         for other in [Dropout { seed: 2, ..OP }, Dropout { step: 3, ..OP }, Dropout { layer: 1, ..OP }] {
             assert_ne!(first, mask(other, 50));
+        }
+    }
+
+    #[test]
+    fn the_mask_of_a_share_is_its_part_of_the_whole_one() {
+        let whole = mask(OP, 3 * CHUNK + 5);
+        for (from, to) in
+            [(0, 1), (1, 2), (7, CHUNK), (CHUNK - 1, CHUNK + 2), (CHUNK, 3 * CHUNK), (5000, 3 * CHUNK + 5)]
+        {
+            assert_eq!(mask(Dropout { first: from, ..OP }, to - from), whole[from..to], "{from}..{to}");
         }
     }
 

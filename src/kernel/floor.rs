@@ -21,7 +21,7 @@ pub fn gflops(precision: Precision) -> f64 {
 pub fn multiply(precision: Precision) -> f64 {
     const ROUNDS: usize = 1_000_000;
     let done = rayon::broadcast(|_| match precision {
-        Precision::F32 => dispatch(Multiply { rounds: ROUNDS }),
+        Precision::F32 | Precision::Tf32 => dispatch(Multiply { rounds: ROUNDS }),
         Precision::Bf16 => pair_peak(ROUNDS).unwrap_or_else(|| dispatch(Multiply { rounds: ROUNDS })),
     });
     done.into_iter().sum::<usize>() as f64

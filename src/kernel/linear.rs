@@ -4,7 +4,7 @@
 //! which are read once, as they lie. A row of the batch is computed for itself: its numbers do not depend on how many
 //! others there are.
 
-use super::bf16::Precision;
+use super::bf16::{Precision, factors};
 use super::host::{host, values, values_mut};
 use super::packed::panel;
 use super::product::{Output, Start, Terms, sums};
@@ -14,6 +14,13 @@ use super::{add_to, relu, relu_gradient};
 use candle_core::{CpuStorage, CustomOp3, DType, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(feature = "cuda")]
+use super::cuda;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaStorage;
+#[cfg(feature = "cuda")]
+use candle_core::backend::BackendStorage as _;
 
 /// `[n, k]`, weights `[m, k]`, bias `[m]` to `[n, m]`: `relu(x W^T + b)`, as PyTorch's `linear` and `relu`.
 #[derive(Debug, Clone)]
@@ -118,13 +125,16 @@ impl Sizes {
 
     /// The gradient of the input, `[n, k]`.
     fn input_gradient(self, weights: &[f32], gradient: &[f32], precision: Precision) -> Vec<f32> {
+        let (weights, gradient) = (&*factors(weights, precision), &*factors(gradient, precision));
         let columns = rows_per_part(self.k);
         let mut parts = Shared::take();
         let parts = parts.sized(self.n * self.k);
         match precision {
-            Precision::F32 => parts.par_chunks_mut(self.n * columns).enumerate().for_each(|(part, out)| {
-                self.input_gradient_part(&weights[part * columns..], gradient, out);
-            }),
+            Precision::F32 | Precision::Tf32 => {
+                parts.par_chunks_mut(self.n * columns).enumerate().for_each(|(part, out)| {
+                    self.input_gradient_part(&weights[part * columns..], gradient, out);
+                })
+            }
             Precision::Bf16 => self.input_gradient_of_pairs(weights, gradient, columns, parts),
         }
         let mut dx = vec![0.0; self.n * self.k];
@@ -229,7 +239,10 @@ impl InplaceOp1 for IntoSink<'_> {
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let out = values_mut(storage, layout)?;
         match self.precision {
-            Precision::F32 => self.sizes.weight_gradient(self.xs, self.gradient, out),
+            Precision::F32 | Precision::Tf32 => {
+                let of = |numbers| factors(numbers, self.precision);
+                self.sizes.weight_gradient(&of(self.xs), &of(self.gradient), out);
+            }
             Precision::Bf16 => self.sizes.weight_gradient_of_pairs(self.xs, self.gradient, out),
         }
         Ok(())
@@ -256,7 +269,9 @@ impl CustomOp3 for Linear {
         let product = product.sized(n * m);
         let (xs, weights) = (values(xs, xs_layout)?, values(weight, weight_layout)?);
         match self.precision {
-            Precision::F32 => sizes.outputs(xs, weights, product),
+            Precision::F32 | Precision::Tf32 => {
+                sizes.outputs(&factors(xs, self.precision), &factors(weights, self.precision), product);
+            }
             Precision::Bf16 => sizes.outputs_of_pairs(xs, weights, product),
         }
         let mut out = vec![0.0; n * m];
@@ -271,6 +286,23 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(out), (n, m).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        xs: &CudaStorage,
+        xs_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let sizes = Sizes::new(xs_layout.dims(), weight_layout.dims(), bias_layout.dims())?;
+        let (device, xs) = (xs.device(), cuda::values(xs, xs_layout)?);
+        let (weight, bias) = (cuda::values(weight, weight_layout)?, cuda::values(bias, bias_layout)?);
+        let out = cuda::linear_forward(device, sizes, (xs, weight, &bias), self.relu, self.precision)?;
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), (sizes.n, sizes.m).into()))
+    }
+
     fn bwd(
         &self,
         xs: &Tensor,
@@ -282,28 +314,54 @@ impl CustomOp3 for Linear {
         let sizes = Sizes::new(xs.dims(), weight.dims(), bias.dims())?;
         let Sizes { n, k, m } = sizes;
         let upstream = upstream.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if xs.device().is_cuda() {
+            return self.cuda_bwd(sizes, [xs, weight, ys, &upstream]);
+        }
         let (xs_host, weight_host, ys_host, up_host) = (host(xs), host(weight), host(ys), host(&upstream));
         let mut gradient = up_host.values()?.to_vec();
         if self.relu {
             relu_gradient(&mut gradient, up_host.values()?, ys_host.values()?);
         }
         let into = IntoSink { sizes, xs: xs_host.values()?, gradient: &gradient, precision: self.precision };
-        let dw = match &self.sink {
-            Some(sink) => {
-                sink.of_shape(weight)?.inplace_op1(&into)?;
-                None
-            }
-            None => {
-                let dw = weight.zeros_like()?;
-                dw.inplace_op1(&into)?;
-                Some(dw)
-            }
-        };
+        let dw = self.weight_gradient(weight, &into)?;
         let mut db = vec![0.0; m];
         gradient.chunks_exact(m).for_each(|row| add_to(&mut db, row));
         let dx = sizes.input_gradient(weight_host.values()?, &gradient, self.precision);
         let device = xs.device();
         Ok((Some(Tensor::from_vec(dx, (n, k), device)?), dw, Some(Tensor::from_vec(db, m, device)?)))
+    }
+}
+
+impl Linear {
+    /// Has the gradient of the weights written, and returns it unless it goes into the sink.
+    fn weight_gradient(&self, weight: &Tensor, into: &impl InplaceOp1) -> Result<Option<Tensor>> {
+        if let Some(sink) = &self.sink {
+            sink.of_shape(weight)?.inplace_op1(into)?;
+            return Ok(None);
+        }
+        let dw = weight.zeros_like()?;
+        dw.inplace_op1(into)?;
+        Ok(Some(dw))
+    }
+
+    /// Gradients of `[xs, weight, ys, upstream]` on a GPU.
+    #[cfg(feature = "cuda")]
+    fn cuda_bwd(
+        &self,
+        sizes: Sizes,
+        [xs, weight, ys, upstream]: [&Tensor; 4],
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let device = &cuda::device_of(xs)?;
+        let (on_xs, on_weight, on_ys, on_up) = (cuda::gpu(xs), cuda::gpu(weight), cuda::gpu(ys), cuda::gpu(upstream));
+        let upstream = on_up.values()?;
+        let inner = cuda::linear_inner_gradient(device, &on_ys.values()?, &upstream, self.relu)?;
+        let gradient = &inner.as_ref().map_or(upstream, |inner| inner.as_view());
+        let (xs_values, precision) = (&on_xs.values()?, self.precision);
+        let into = cuda::IntoSink { device, layer: sizes, xs: xs_values, gradient, precision };
+        let dw = self.weight_gradient(weight, &into)?;
+        let (dx, db) = cuda::linear_backward(device, sizes, on_weight.values()?, gradient, precision)?;
+        Ok((Some(cuda::tensor(dx, device, xs.shape())?), dw, Some(cuda::tensor(db, device, sizes.m)?)))
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! Products of convolutions and linear layers are of f32, or of numbers rounded to bf16 (`bf16.rs`).
 //!
-//! All compute on the CPU, and are bit-identical for any number of threads: each sum is made by one thread, in an order
-//! that its place in the data decides. candle says "no cuda implementation" when one is used on a GPU.
+//! On the CPU, all are bit-identical for any number of threads: each sum is made by one thread, in an order that its place
+//! in the data decides. `cuda/` has what GPUs do instead.
 //!
 //! Maps of a network lie as `[n, height, width, channels]`; `product.rs` has the inner loop of all, `simd/` the vectors
 //! that it is made of.
@@ -12,7 +12,11 @@
 mod bf16;
 mod conv;
 mod conv_pairs;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dropout;
+mod evenly;
+mod flatten;
 pub mod floor;
 mod frame;
 mod gemm;
@@ -29,6 +33,8 @@ mod simd;
 pub use bf16::Precision;
 pub use conv::{Conv2d, Input};
 pub use dropout::Dropout;
+pub use evenly::evenly;
+pub use flatten::flatten;
 
 pub(crate) use gemm::{Into, Matrix, multiply};
 pub(crate) use host::host;
@@ -65,4 +71,4 @@ fn add_to(sum: &mut [f32], term: &[f32]) {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

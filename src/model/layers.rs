@@ -102,15 +102,13 @@ fn value(var: &Var, mode: Mode) -> Tensor {
     }
 }
 
-/// Maps `[n, h, w, c]` as rows of numbers in the order of torchvision's weights: channel after channel.
-pub(super) fn flatten(maps: &Tensor) -> candle_core::Result<Tensor> {
-    maps.permute((0, 3, 1, 2))?.flatten_from(1)?.contiguous()
-}
-
 /// Dropout in training; `layer` tells the places of one network apart.
 pub(super) fn dropout(xs: &Tensor, p: f64, layer: u64, mode: Mode) -> candle_core::Result<Tensor> {
     match mode {
-        Mode::Train { seed, step } if p > 0.0 => xs.apply_op1(kernel::Dropout { p, seed, step, layer }),
+        Mode::Train { seed, step, first } if p > 0.0 => {
+            let row = xs.elem_count() / xs.dim(0)?.max(1);
+            xs.apply_op1(kernel::Dropout { p, seed, step, layer, first: first * row })
+        }
         _ => Ok(xs.clone()),
     }
 }

@@ -2,7 +2,10 @@
 
 pub mod backbone;
 mod checkpoint;
+mod crew;
+mod data_parallel;
 mod encode;
+mod exchange;
 mod finished;
 mod layers;
 pub mod loss;
@@ -13,13 +16,16 @@ mod parameters;
 mod probe;
 mod recipe;
 mod record;
+mod replica;
 pub mod schedule;
 mod selection;
+mod team;
 mod tensor_file;
 mod train_loop;
 pub mod weights;
 
 pub use checkpoint::finished_epochs;
+pub use data_parallel::DataParallel;
 pub use encode::{Sink, encode, logits};
 pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, How, Mode};
@@ -38,5 +44,7 @@ fn tensor_error(error: candle_core::Error) -> Error {
     Error::new(Kind::Stage, "a tensor operation failed").note(error.to_string())
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod testing;

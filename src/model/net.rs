@@ -5,9 +5,8 @@ use super::layers::Linear;
 use super::parameters::{Parameters, Source, draw};
 use super::tensor_error;
 use crate::error::{Error, Result};
-use crate::kernel::Precision;
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use crate::kernel::{Precision, evenly};
+use candle_core::{Device, Tensor, Var, bail};
 
 /// The hash layer's name, which its parameters' names begin with.
 pub(super) const HASH_LAYER: &str = "hash";
@@ -20,8 +19,9 @@ const MAX_BITS: usize = 1024;
 pub enum Mode {
     /// No dropout, nothing recorded for gradients.
     Eval,
-    /// Dropout with masks named by the training's seed and step.
-    Train { seed: u64, step: u64 },
+    /// Dropout with masks named by the training's seed and step. The images are a batch from its image `first` on: 0,
+    /// unless they are a share of it.
+    Train { seed: u64, step: u64, first: usize },
 }
 
 /// How a network is run.
@@ -57,9 +57,6 @@ impl HashModel {
         device: &'a Device,
         source: &'a mut Source<'a>,
     ) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::input("the network's operations run on the CPU only").hint("leave out `--gpus`"));
-        }
         if bits == 0 || bits > MAX_BITS {
             return Err(Error::input(format!("a code has 1 to {MAX_BITS} bits, not {bits}")));
         }
@@ -76,9 +73,15 @@ impl HashModel {
 
     /// Logits `[n, bits]` of images `[n, 3, side, side]`.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let features = self.backbone.features(xs, How { mode, precision: self.precision })?;
-        // A small part of the work, and the one that decides bits.
-        self.hash.forward(&features, How { mode, precision: Precision::F32 })
+        let forward = |xs: &Tensor| {
+            let features = self.backbone.features(xs, How { mode, precision: self.precision })?;
+            // A small part of the work, and the one that decides bits.
+            self.hash.forward(&features, How { mode, precision: Precision::F32 })
+        };
+        match mode {
+            Mode::Eval => evenly(xs, &forward),
+            Mode::Train { .. } => forward(xs),
+        }
     }
 
     /// Multiplications and additions of one image.
@@ -88,17 +91,21 @@ impl HashModel {
         Operations { forward: forward + hash, training: training + 3.0 * hash }
     }
 
-    /// Gradients of all parameters, of a loss on the logits of the last forward pass.
+    /// Gradients of all parameters, in their order, of a loss on the logits of the last forward pass.
     ///
     /// Those of linear layers lie in memory that the next backward pass uses again.
-    pub fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {
+    pub fn backward(&self, loss: &Tensor) -> candle_core::Result<Vec<Tensor>> {
         let mut gradients = loss.backward()?;
         for linear in self.backbone.linears().iter().chain([&self.hash]) {
             if let Some((weight, gradient)) = linear.kept_gradient() {
                 gradients.insert(weight, gradient);
             }
         }
-        Ok(gradients)
+        let of = |(name, var): &(String, Var)| match gradients.remove(var) {
+            Some(gradient) => Ok(gradient),
+            None => bail!("no gradient for {name}"),
+        };
+        self.parameters.iter().map(of).collect()
     }
 
     /// The images' pixels as the tensor that `forward` takes.
@@ -209,7 +216,7 @@ mod tests {
         let images = numbers(1, IMAGES * 3 * SIDE * SIDE);
         let weights = numbers(2, IMAGES * model.bits());
         let xs = model.images(images.clone(), IMAGES, &Device::Cpu).unwrap();
-        let logits = model.forward(&xs, Mode::Train { seed: 0, step: 0 }).unwrap();
+        let logits = model.forward(&xs, Mode::Train { seed: 0, step: 0, first: 0 }).unwrap();
         let weighted = (&logits * Tensor::from_vec(weights.clone(), logits.shape(), &Device::Cpu).unwrap()).unwrap();
         let gradients = model.backward(&weighted.sum_all().unwrap()).unwrap();
 
@@ -229,8 +236,8 @@ mod tests {
         let far = of(&logits).iter().zip(&expected).fold(0f64, |most, (x, y)| most.max((x - y).abs()));
 
         let mut worst = 0f64;
-        for (i, (_, var)) in model.parameters().iter().enumerate() {
-            let gradient = of(gradients.get(var).unwrap());
+        for i in 0..model.parameters().len() {
+            let gradient = of(&gradients[i]);
             let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
             assert!(length > 0.0, "parameter {i} learns nothing");
             for seed in 0..3 {

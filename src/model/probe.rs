@@ -83,7 +83,7 @@ impl Probe {
 
     fn step(&mut self) -> candle_core::Result<()> {
         self.steps += 1;
-        let logits = self.model.forward(&self.images, Mode::Train { seed: 1, step: self.steps })?;
+        let logits = self.model.forward(&self.images, Mode::Train { seed: 1, step: self.steps, first: 0 })?;
         let loss = self.loss.forward(&logits, &self.labels, &self.index, Step { epoch: 1 })?;
         // No update at all would be optimised for; one that matters could make the weights anything.
         self.optimizer.step(&self.model.backward(&loss)?, 1e-6)
@@ -156,7 +156,7 @@ fn in_products<T>(precision: Precision, work: impl FnOnce() -> T) -> T {
     {
         use candle_core::cuda_backend::{gemm_reduced_precision_f32, set_gemm_reduced_precision_f32};
         let before = gemm_reduced_precision_f32();
-        set_gemm_reduced_precision_f32(precision.name() == "tf32");
+        set_gemm_reduced_precision_f32(precision == Precision::Tf32);
         let done = work();
         set_gemm_reduced_precision_f32(before);
         done

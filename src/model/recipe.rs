@@ -1,6 +1,7 @@
 //! What a training is told: everything but its data and first weights.
 
 use super::backbone::BackboneSpec;
+use super::data_parallel::DataParallel;
 use super::loss::LossSpec;
 use super::optim::OptimizerSpec;
 use super::schedule::ScheduleSpec;
@@ -29,6 +30,9 @@ pub struct Recipe {
     /// What products round their factors to.
     #[serde(skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
+    /// How several devices share the work.
+    #[serde(skip_serializing_if = "DataParallel::is_default")]
+    pub data_parallel: DataParallel,
 }
 
 impl Recipe {
@@ -47,6 +51,20 @@ impl Recipe {
         let text = serde_json::to_vec(&parts)
             .map_err(|e| Error::new(Kind::Stage, "cannot write down the recipe").note(e.to_string()))?;
         Ok(blake3::hash(&text).to_hex().to_string())
+    }
+
+    /// How many of so many devices the training can use.
+    ///
+    /// # Errors
+    /// More devices than a batch has images.
+    pub fn devices(&self, given: usize) -> Result<usize> {
+        match self.data_parallel.builder().ranks() {
+            Some(ranks) => Ok(given.min(ranks)),
+            None if given <= self.batch => Ok(given),
+            None => Err(Error::resources(format!("a batch of {} cannot be cut into {given} shares", self.batch))
+                .note(format!("`batch` is {}, and the training was given {given} devices", self.batch))
+                .hint("want fewer `gpus` in `[resources]`, or make `batch` larger")),
+        }
     }
 
     pub(super) fn check(&self, examples: &dyn Examples) -> Result<()> {

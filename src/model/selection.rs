@@ -102,7 +102,7 @@ mod tests {
             };
             let mut measure = |model: &HashModel| Ok(figures[&first_weights(model)]);
             let mut selection = Selection { every: 2, measure: &mut measure };
-            train_selecting(&recipe, &shapes(), &files(scratch, None), &Device::Cpu, &mut watch, Some(&mut selection))
+            train_selecting(&recipe, &shapes(), &files(scratch, None), &[Device::Cpu], &mut watch, Some(&mut selection))
         };
         let expected = {
             let scratch = TempDir::new().unwrap();

@@ -126,7 +126,8 @@ pub(super) fn write(out: &mut dyn Write, card: &str, tensors: &[(String, Tensor)
     Ok(())
 }
 
-fn write_numbers(out: &mut dyn Write, tensor: &Tensor) -> anyhow::Result<()> {
+/// Writes the numbers of one tensor of f32 or u8.
+pub(super) fn write_numbers(out: &mut dyn Write, tensor: &Tensor) -> anyhow::Result<()> {
     let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
     if tensor.dtype() == DType::U8 {
         out.write_all(&tensor.flatten_all()?.to_vec1::<u8>()?)?;

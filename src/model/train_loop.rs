@@ -3,13 +3,13 @@
 
 use super::checkpoint::{self, Progress, Saved};
 use super::finished::{self, Shorter};
-use super::loss::{Loss, Sizes, Step};
-use super::net::{HashModel, Mode};
-use super::optim::Optimizer;
+use super::loss::Sizes;
+use super::net::HashModel;
 use super::parameters::Init;
 use super::recipe::Recipe;
 use super::record::{Record, Tick};
 use super::selection::{self, Best, Selected, Selection};
+use super::team::{Now, Team, named, seed_of};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
 use crate::dataset::{Augment, Batch, Examples};
@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::host;
 use crate::seeded;
 use candle_core::{Device, Tensor};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -60,7 +61,7 @@ impl Trained {
 /// Is told of every step; an error stops the training, to be resumed from the last finished epoch.
 pub type Watch<'a> = dyn FnMut(&Tick) -> anyhow::Result<()> + 'a;
 
-/// Trains a network, or goes on from the newest checkpoint or from a shorter training, whichever there is.
+/// Trains a network on one device, or goes on from the newest checkpoint or from a shorter training, whichever there is.
 pub fn train(
     recipe: &Recipe,
     examples: &dyn Examples,
@@ -68,10 +69,12 @@ pub fn train(
     device: &Device,
     watch: &mut Watch,
 ) -> anyhow::Result<Trained> {
-    train_selecting(recipe, examples, files, device, watch, None)
+    train_selecting(recipe, examples, files, std::slice::from_ref(device), watch, None)
 }
 
-/// The same, but with the weights of the epoch that a measure finds best, if there is one.
+/// The same on several devices, and with the weights of the epoch that a measure finds best, if there is one.
+///
+/// A training that was stopped may go on with another number of devices.
 ///
 /// What decides the measure must be among the `given` digests. A training with a measure cannot be made longer: its
 /// weights are not where it stopped.
@@ -79,13 +82,14 @@ pub fn train_selecting(
     recipe: &Recipe,
     examples: &dyn Examples,
     files: &Files,
-    device: &Device,
+    devices: &[Device],
     watch: &mut Watch,
     mut selection: Option<&mut Selection>,
 ) -> anyhow::Result<Trained> {
     recipe.check(examples)?;
     let name = recipe.name(examples, files.given)?;
-    let mut training = Training::start(Data { recipe, examples, device, name: &name, scratch: files.scratch }, files)?;
+    let data = Data { recipe, examples, devices, name: &name, scratch: files.scratch };
+    let mut training = Training::start(data, files)?;
     while training.records.len() < recipe.epochs {
         training.epoch(watch)?;
         if let Some(selection) = &mut selection {
@@ -93,12 +97,13 @@ pub fn train_selecting(
         }
         training.save()?;
     }
-    let memory = training.memory()?;
+    let memory = training.team.state()?;
     let selected = Selected::of(&training.records);
     if selected.is_some() {
-        selection::restore(&training.model, &training.best)?;
+        selection::restore(training.team.model(), &training.best)?;
     }
-    let Training { model, records, unused, extended, refused, .. } = training;
+    let Training { team, records, unused, extended, refused, .. } = training;
+    let model = team.into_model();
     Ok(Trained { model, records, unused, extended, refused, selected, name, memory })
 }
 
@@ -107,7 +112,7 @@ pub fn train_selecting(
 struct Data<'a> {
     recipe: &'a Recipe,
     examples: &'a dyn Examples,
-    device: &'a Device,
+    devices: &'a [Device],
     name: &'a str,
     scratch: &'a Path,
 }
@@ -116,14 +121,17 @@ impl Data<'_> {
     fn steps(&self) -> usize {
         self.examples.len().div_ceil(self.recipe.batch)
     }
+
+    /// Where the weights are first; the others get copies.
+    fn device(&self) -> Result<&Device> {
+        self.devices.first().ok_or_else(|| Error::resources("a training needs a device"))
+    }
 }
 
 /// A training between two steps.
 struct Training<'a> {
     data: Data<'a>,
-    model: HashModel,
-    loss: Box<dyn Loss>,
-    optimizer: Box<dyn Optimizer>,
+    team: Team,
     /// One per finished epoch.
     records: Vec<Record>,
     checkpoint: Option<PathBuf>,
@@ -140,85 +148,142 @@ struct Epoch {
     factor: f64,
     lr: f64,
     scale: f64,
+    began: Instant,
+}
+
+/// A step that was taken, and whose loss was not read yet.
+struct Taken {
+    /// From 0, of its epoch.
+    step: usize,
+    images: usize,
+    /// One per rank.
+    losses: Vec<Tensor>,
+}
+
+/// What was read of an epoch's steps.
+#[derive(Default)]
+struct Tally {
+    images: usize,
+    /// Of the losses of all images.
+    total: f64,
 }
 
 impl<'a> Training<'a> {
     /// From a checkpoint, or else from a shorter training, or else from nothing.
-    fn start(data: Data<'a>, files: &Files) -> Result<Self> {
+    fn start(data: Data<'a>, files: &Files) -> anyhow::Result<Self> {
         if let Some(saved) = checkpoint::newest(data.scratch, data.name, data.recipe.epochs)? {
             return Self::resume(data, saved);
         }
         let Some(shorter) = files.shorter else { return Self::from_nothing(data, files.pretrained) };
-        let extended = finished::read(shorter, data.name, data.recipe.epochs).and_then(|saved| {
+        let extended = finished::read(shorter, data.name, data.recipe.epochs).map_err(Into::into).and_then(|saved| {
             let training = Self::resume(data, saved)?;
             Ok(Self { extended: training.records.len(), ..training })
         });
-        extended.or_else(|error| Ok(Self { refused: Some(error), ..Self::from_nothing(data, files.pretrained)? }))
+        extended.or_else(|error: anyhow::Error| {
+            let refused = error.downcast().unwrap_or_else(|error| Error::data(error.to_string()));
+            Ok(Self { refused: Some(refused), ..Self::from_nothing(data, files.pretrained)? })
+        })
     }
 
-    fn from_nothing(data: Data<'a>, pretrained: Option<&Path>) -> Result<Self> {
-        let Data { recipe, examples, device, .. } = data;
-        let model = HashModel::seeded(&recipe.backbone, recipe.bits, examples.side(), recipe.seed, device)?;
+    fn from_nothing(data: Data<'a>, pretrained: Option<&Path>) -> anyhow::Result<Self> {
+        let Data { recipe, examples, .. } = data;
+        let model = HashModel::seeded(&recipe.backbone, recipe.bits, examples.side(), recipe.seed, data.device()?)?;
         let unused = pretrained.map_or(Ok(vec![]), |path| load_pretrained(&model, path))?;
         Ok(Self { unused, ..Self::with_model(data, model)? })
     }
 
-    fn resume(data: Data<'a>, saved: Saved) -> Result<Self> {
-        let Data { recipe, examples, device, .. } = data;
+    fn resume(data: Data<'a>, saved: Saved) -> anyhow::Result<Self> {
+        let Data { recipe, examples, .. } = data;
         let mut source = |name: &str, _: &[usize], _: Init| saved.weight(name);
-        let model = HashModel::build(&recipe.backbone, recipe.bits, examples.side(), device, &mut source)?;
+        let model = HashModel::build(&recipe.backbone, recipe.bits, examples.side(), data.device()?, &mut source)?;
         let mut training = Self::with_model(data, model)?;
-        training.optimizer.load_state(&state_of(&saved.state, "optimizer.")?).map_err(super::tensor_error)?;
-        training.loss.load_state(&state_of(&saved.state, "loss.")?).map_err(super::tensor_error)?;
+        training.team.load_state(|prefix| state_of(&saved.state, prefix))?;
         let best = selection::read(&saved.state)?;
         Ok(Self { records: saved.progress.records, checkpoint: saved.checkpoint, best, ..training })
     }
 
-    fn with_model(data: Data<'a>, model: HashModel) -> Result<Self> {
+    fn with_model(data: Data<'a>, model: HashModel) -> anyhow::Result<Self> {
         let Data { recipe, examples, .. } = data;
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
-        let loss = recipe.loss.builder().build(sizes)?;
-        let optimizer = recipe.optimizer.builder().build(model.parameters())?;
-        let model = model.in_precision(recipe.precision);
+        let team = Team::new(recipe, sizes, model, data.devices)?;
         let (records, checkpoint, best, unused, refused) = (vec![], None, vec![], vec![], None);
-        Ok(Self { data, model, loss, optimizer, records, checkpoint, best, unused, extended: 0, refused })
+        Ok(Self { data, team, records, checkpoint, best, unused, extended: 0, refused })
     }
 
     /// One pass over the images, in an order and with an augmentation that the seed and the epoch decide.
     fn epoch(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
-        let Data { recipe, examples, .. } = self.data;
-        let number = self.records.len() + 1;
-        let factor = recipe.schedule.builder().factor(number);
-        let lr = recipe.optimizer.builder().lr() * factor;
-        let epoch = Epoch { number, factor, lr, scale: self.loss.scale(number) };
-
-        let began = Instant::now();
-        let (mut images, mut total) = (0, 0.0);
-        let rate = |images: usize| images as f64 / began.elapsed().as_secs_f64().max(1e-9);
-        for (step, batch) in examples.batches(self.order(number)?, self.augment(number)).enumerate() {
-            let batch = batch?;
-            let count = batch.index.len();
-            let loss = self.step(&epoch, step, batch)?;
-            images += count;
-            total += loss * count as f64;
-            let (epochs, steps, scale) = (recipe.epochs, self.data.steps(), epoch.scale);
-            watch(&Tick {
-                epoch: number,
-                epochs,
-                step: step + 1,
-                steps,
-                loss,
-                lr,
-                scale,
-                images_per_second: rate(images),
-            })?;
+        let epoch = self.begin();
+        let (mut unread, mut tally) = (VecDeque::new(), Tally::default());
+        let mut batches = self.batches(epoch.number)?;
+        for step in 0..self.data.steps() {
+            let next = batches.iter_mut().map(|batches| batches.next().unwrap_or_else(|| Err(too_few(step))));
+            unread.push_back(self.step(&epoch, step, next.collect::<Result<_>>()?)?);
+            while unread.len() > self.unread_steps()
+                && let Some(taken) = unread.pop_front()
+            {
+                self.read(&epoch, &taken, &mut tally, watch)?;
+            }
+        }
+        for taken in &unread {
+            self.read(&epoch, taken, &mut tally, watch)?;
         }
         self.check_finite(&epoch)?;
-        let (seconds, images_per_second) = (began.elapsed().as_secs_f64(), rate(images));
-        let loss = total / images.max(1) as f64;
-        let (scale, selection) = (epoch.scale, None);
+        self.team.check_alike()?;
+        let (&Epoch { number, lr, scale, .. }, images) = (&epoch, tally.images);
+        let (seconds, images_per_second) = (epoch.began.elapsed().as_secs_f64(), epoch.rate(images));
+        let (loss, selection) = (tally.total / images.max(1) as f64, None);
         self.records.push(Record { epoch: number, loss, lr, scale, images, selection, seconds, images_per_second });
         Ok(())
+    }
+
+    fn begin(&self) -> Epoch {
+        let recipe = self.data.recipe;
+        let number = self.records.len() + 1;
+        let factor = recipe.schedule.builder().factor(number) * recipe.data_parallel.builder().rate(recipe.batch);
+        let lr = recipe.optimizer.builder().lr() * factor;
+        Epoch { number, factor, lr, scale: self.team.scale(number), began: Instant::now() }
+    }
+
+    /// How many steps may be taken before the loss of the first of them is read: reading waits for a device that would
+    /// otherwise go on.
+    fn unread_steps(&self) -> usize {
+        const AHEAD: usize = 4;
+        if self.data.devices.iter().all(Device::is_cpu) { 0 } else { AHEAD }
+    }
+
+    /// Forward, loss, backward and update, of a batch for each rank.
+    fn step(&mut self, epoch: &Epoch, step: usize, batches: Vec<Batch>) -> anyhow::Result<Taken> {
+        let from_start = ((epoch.number - 1) * self.data.steps() + step) as u64;
+        let now = Now { step: from_start, epoch: epoch.number, factor: epoch.factor };
+        let images = batches.iter().map(|batch| batch.index.len()).sum();
+        let losses = self.team.step(self.data.examples, batches, now)?;
+        Ok(Taken { step, images, losses })
+    }
+
+    /// Reads the loss of a step, which is the mean of its ranks', and tells it.
+    fn read(&self, epoch: &Epoch, taken: &Taken, tally: &mut Tally, watch: &mut Watch) -> anyhow::Result<()> {
+        let Taken { step, images, losses } = taken;
+        let mut loss = 0.0;
+        for value in losses {
+            loss += f64::from(value.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
+        }
+        loss /= losses.len() as f64;
+        if !loss.is_finite() {
+            let place = format!("step {} of {}", step + 1, self.data.steps());
+            return Err(self.diverged(&format!("the loss became {loss}"), epoch, &place).into());
+        }
+        tally.images += images;
+        tally.total += loss * *images as f64;
+        watch(&Tick {
+            epoch: epoch.number,
+            epochs: self.data.recipe.epochs,
+            step: step + 1,
+            steps: self.data.steps(),
+            loss,
+            lr: epoch.lr,
+            scale: epoch.scale,
+            images_per_second: epoch.rate(tally.images),
+        })
     }
 
     /// Measures the network after its last epoch if that is due, and keeps its weights if it is the best so far.
@@ -228,61 +293,31 @@ impl<'a> Training<'a> {
         else {
             return Ok(());
         };
-        let value = (selection.measure)(&self.model)?;
+        let value = (selection.measure)(self.team.model())?;
         last.selection = Some(value);
         if best.is_none_or(|best| value > best) {
-            self.best = selection::copy(&self.model)?;
+            self.best = selection::copy(self.team.model())?;
         }
         Ok(())
     }
 
-    /// All images, shuffled, in batches.
-    fn order(&self, epoch: usize) -> anyhow::Result<Vec<Vec<u32>>> {
-        let mut order: Vec<u32> = (0..u32::try_from(self.data.examples.len())?).collect();
-        seeded::stream(self.data.recipe.seed, "shuffle", &[epoch as u64]).shuffle(&mut order);
-        Ok(order.chunks(self.data.recipe.batch).map(<[u32]>::to_vec).collect())
-    }
-
-    fn augment(&self, epoch: usize) -> Option<Augment> {
-        let &Recipe { seed, crop, flip, .. } = self.data.recipe;
-        (crop || flip).then_some(Augment { seed, epoch: epoch as u64, crop, flip })
-    }
-
-    /// Forward, backward, update; returns the batch's loss.
-    fn step(&mut self, epoch: &Epoch, step: usize, batch: Batch) -> anyhow::Result<f64> {
-        let Data { recipe, device, .. } = self.data;
-        let from_start = ((epoch.number - 1) * self.data.steps() + step) as u64;
-        let labels = self.labels(&batch.index)?;
-        let xs = self.model.images(batch.pixels, batch.index.len(), device)?;
-        let logits = self.model.forward(&xs, Mode::Train { seed: recipe.seed, step: from_start })?;
-        let loss = self.loss.forward(&logits, &labels, &batch.index, Step { epoch: epoch.number })?;
-        let value = f64::from(loss.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            let place = format!("step {} of {}", step + 1, self.data.steps());
-            return Err(self.diverged(&format!("the loss became {value}"), epoch, &place).into());
-        }
-        self.optimizer.step(&self.model.backward(&loss)?, epoch.factor)?;
-        Ok(value)
-    }
-
-    /// Multi-hot labels, `[n, classes]`.
-    fn labels(&self, index: &[u32]) -> anyhow::Result<Tensor> {
-        let classes = self.data.examples.classes();
-        let mut rows = vec![0f32; index.len() * classes];
-        for (row, &image) in rows.chunks_exact_mut(classes).zip(index) {
-            for &class in self.data.examples.labels(image as usize) {
-                let Some(cell) = row.get_mut(class as usize) else {
-                    anyhow::bail!("image {image} has class {class} of {classes}")
-                };
-                *cell = 1.0;
-            }
-        }
-        Ok(Tensor::from_vec(rows, (index.len(), classes), self.data.device)?)
+    /// For each rank all images, shuffled and varied by its seed, in batches.
+    fn batches(&self, epoch: usize) -> anyhow::Result<Vec<Batches<'a>>> {
+        let Data { recipe: &Recipe { seed, crop, flip, batch, .. }, examples, .. } = self.data;
+        let of_rank = |rank| {
+            let seed = seed_of(seed, rank);
+            let mut order: Vec<u32> = (0..u32::try_from(examples.len())?).collect();
+            seeded::stream(seed, "shuffle", &[epoch as u64]).shuffle(&mut order);
+            let order = order.chunks(batch).map(<[u32]>::to_vec).collect();
+            let augment = (crop || flip).then_some(Augment { seed, epoch: epoch as u64, crop, flip });
+            Ok(examples.batches(order, augment))
+        };
+        (0..self.team.ranks()).map(of_rank).collect()
     }
 
     /// The last update of an epoch can spoil weights that no loss has seen yet: they must not reach a checkpoint.
     fn check_finite(&self, epoch: &Epoch) -> anyhow::Result<()> {
-        for (name, var) in self.model.parameters() {
+        for (name, var) in self.team.model().parameters() {
             let on_host = var.to_device(&Device::Cpu)?;
             if !host(&on_host).values()?.iter().all(|v| v.is_finite()) {
                 return Err(self.diverged(&format!("`{name}` became NaN or infinite"), epoch, "the last step").into());
@@ -307,22 +342,29 @@ impl<'a> Training<'a> {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        let weights = self.model.parameters().iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-        let tensors = [named("model", weights.collect()), named("best", self.best.clone()), self.memory()?].concat();
+        let parameters = self.team.model().parameters();
+        let weights = parameters.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        let (weights, best) = (named("model.", weights.collect()), named("best.", self.best.clone()));
+        let tensors = [weights, best, self.team.state()?].concat();
         let progress = Progress::new(self.data.name.to_string(), self.records.clone());
         self.checkpoint = Some(checkpoint::save(self.data.scratch, &progress, &tensors)?);
         Ok(())
     }
+}
 
-    /// What a training that goes on needs beside the weights.
-    fn memory(&self) -> anyhow::Result<Vec<(String, Tensor)>> {
-        Ok([named("optimizer", self.optimizer.state()), named("loss", self.loss.state()?)].concat())
+impl Epoch {
+    /// Images per second, of so many since it began.
+    fn rate(&self, images: usize) -> f64 {
+        images as f64 / self.began.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
-/// The tensors of one part of a checkpoint, with the part in front of their names.
-fn named(part: &str, tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
-    tensors.into_iter().map(|(name, tensor)| (format!("{part}.{name}"), tensor)).collect()
+type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+
+/// A reader of images that ended before it gave all of them.
+fn too_few(batches: usize) -> Error {
+    Error::data(format!("the images of an epoch ended after {batches} batches"))
+        .hint("this is a fault of hashpipe: please report it")
 }
 
 /// The tensors of one part of a checkpoint, without the part's prefix.
@@ -336,6 +378,7 @@ pub(super) mod tests {
     use super::*;
     use crate::image::Transform;
     use crate::kernel::Precision;
+    use crate::model::DataParallel;
     use crate::model::testing::Shapes;
     use crate::model::weights::{Card, save};
     use tempfile::TempDir;
@@ -359,6 +402,7 @@ pub(super) mod tests {
             crop: true,
             flip: false,
             precision: Precision::F32,
+            data_parallel: DataParallel::default(),
         }
     }
 

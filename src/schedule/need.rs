@@ -2,6 +2,7 @@
 
 use super::machine::{Gpus, Machine};
 use crate::amounts::{Bytes, CardMemory, Wants};
+use crate::device::HOW_TO_BUILD;
 use crate::error::{Error, Place, Result};
 
 /// What a kind of stage can do with a GPU.
@@ -119,7 +120,7 @@ pub fn check_gpus(asked: Option<&Gpus>, gpus: impl IntoIterator<Item = Gpu>) -> 
     Err(Error::input("a GPU was asked for, but this hashpipe was built without CUDA")
         .at(Place::Argument("--gpus".into()))
         .note("training and encoding run on the CPU in this build, and no other stage uses a GPU")
-        .hint("leave out `--gpus`"))
+        .hint(HOW_TO_BUILD))
 }
 
 #[cfg(test)]

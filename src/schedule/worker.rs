@@ -426,7 +426,7 @@ fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Jo
         shards: absolute(if order.again { folder.join("shards") } else { store.shards() })?,
         extends_from: order.extends_from.clone(),
         threads: order.share.threads,
-        gpu: order.share.cards().first().copied(),
+        gpus: order.share.cards(),
     };
     std::fs::create_dir_all(&job.outputs).map_err(|e| Error::io("make the folder", &job.outputs, &e))?;
     let text = serde_json::to_vec(&job).expect("a job is plain data");

@@ -36,8 +36,8 @@ pub struct Job {
     pub extends_from: BTreeMap<String, Input>,
     /// Threads to use.
     pub threads: usize,
-    /// Slot of the GPU to use, if any.
-    pub gpu: Option<usize>,
+    /// The GPUs to use, by their numbers on this machine. The task sees no others, and counts these from 0.
+    pub gpus: Vec<usize>,
 }
 
 /// What a reference means.
@@ -187,10 +187,26 @@ impl Ctx {
         &self.job.project
     }
 
-    /// The device the scheduler gave to this task.
+    /// The device the scheduler gave to this task: the first one, if it gave several.
     pub fn device(&self) -> Result<Device> {
-        // The scheduler shows a task only its own card, which is therefore number 0.
-        crate::device::open(self.job.gpu.map(|_| 0))
+        crate::device::open(self.gpu())
+    }
+
+    /// The GPU the scheduler gave to this task, as the task counts them: the first one, if it gave several.
+    pub fn gpu(&self) -> Option<usize> {
+        // The scheduler shows a task only its own cards, which are therefore numbered from 0.
+        self.job.gpus.first().map(|_| 0)
+    }
+
+    /// All devices the scheduler gave to this task, or as many of them as it can use; at least one.
+    pub fn devices(&self, most: usize) -> Result<Vec<Device>> {
+        let others = (1..self.job.gpus.len().min(most)).map(|number| crate::device::open(Some(number)));
+        std::iter::once(self.device()).chain(others).collect()
+    }
+
+    /// The GPUs the scheduler gave to this task, by their numbers on this machine.
+    pub fn gpus(&self) -> &[usize] {
+        &self.job.gpus
     }
 
     /// Tells how far the work is, and stops it when the user asked for that. Cheap enough to call at every step.

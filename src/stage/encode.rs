@@ -25,7 +25,8 @@ pub(super) struct Encode {
     #[schemars(range(min = 1, max = 65_536))]
     batch: usize,
     /// What products of the network below the hash layer round their factors to; few bits of the codes differ.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "f32"))]
     precision: Precision,
 }
 
@@ -98,7 +99,7 @@ impl Encode {
     /// Encodes the images of the parts that are not there.
     fn encode(&self, cx: &mut Ctx, list: &List, parts: &mut Parts) -> anyhow::Result<()> {
         let device = cx.device()?;
-        tell_precision(cx, self.precision);
+        tell_precision(cx, self.precision, &device);
         let (network, card) = weights::load(cx.path(&self.model)?, &device)?;
         let network = network.in_precision(self.precision);
         // Parts outlive a task that fails, and are believed for this digest.

@@ -7,7 +7,7 @@ use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::dataset::{self, List};
 use crate::error::{Error, Result};
 use crate::per_query::{Form, PerQuery};
-use crate::retrieval::{self, Codes, Labels, Relevance};
+use crate::retrieval::{self, Backend, Codes, Labels, Relevance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -33,13 +33,16 @@ pub(super) struct Evaluate {
     #[serde(default)]
     protocol: Protocol,
     /// Whether a query that is in the database, by content, is taken out of its own ranking. Both figures are told.
-    #[serde(default, skip_serializing_if = "is_no")]
+    #[serde(default)]
+    #[schemars(extend("before" = false))]
     exclude_self: bool,
     /// How many of the nearest images of each query are listed in its results, by position in the database list.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
+    #[schemars(extend("before" = 0))]
     retrieved: usize,
     /// How the results of each query are written.
-    #[serde(default, skip_serializing_if = "Written::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "jsonl"))]
     form: Written,
 }
 
@@ -52,20 +55,6 @@ enum Written {
     Jsonl,
     /// A Parquet file.
     Parquet,
-}
-
-impl Written {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-fn is_no(yes: &bool) -> bool {
-    !yes
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 /// What counts as found.
@@ -93,6 +82,10 @@ impl Stage for Evaluate {
         vec![("result", "result.json"), ("per_query", name)]
     }
 
+    fn can_use_a_gpu(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let (queries, query_images) = self.side(cx, &self.query_codes, &self.query_list)?;
         let (database, images) = self.side(cx, &self.database_codes, &self.database_list)?;
@@ -118,7 +111,8 @@ impl Stage for Evaluate {
         let same = &same;
         let asked =
             Asked { top_k: &top_k, also: &OTHER_CUTS, same, exclude_self, retrieved, resamples: RESAMPLES, seed: 0 };
-        let sides = Sides { queries: &queries, database: &database, relevance };
+        let backend = Backend::open(cx.gpu())?;
+        let sides = Sides { queries: &queries, database: &database, relevance, backend: &backend };
         let found = assess(sides, asked, |done| cx.step(done as u64, total, || "queries".into()))?;
         let metric = self.report(cx, &found, same.len())?;
 

@@ -11,6 +11,7 @@ mod evaluate;
 mod export;
 mod import;
 mod infer;
+mod late;
 mod lists;
 mod param;
 mod plain;
@@ -18,20 +19,26 @@ mod prepare;
 mod prepared;
 mod protocol;
 mod reference;
+mod refs;
 mod registry;
 mod select;
 mod shelf;
 mod train;
 
 pub use context::{Ctx, Input, Job, Message, Stop};
+pub use late::Late;
 pub use param::{Param, Shape, Variant};
 pub use plain::{Scalar, Words};
 pub use reference::Ref;
+pub use refs::Refs;
+#[cfg(test)]
+pub(crate) use registry::kind_of;
 pub use registry::{Kind, Parsed, STAGES, find};
 
 use crate::error::{Error, Result};
 use crate::model::backbone::BackboneSpec;
 use crate::model::{Precision, has_bf16, vectors};
+use candle_core::Device;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,6 +64,11 @@ pub trait Stage: Send + Sync {
     /// What it occupies while it runs. Never part of the key.
     fn resources(&self) -> Resources {
         Resources { gpu: false }
+    }
+
+    /// Whether a GPU can do its work where the file asks for one, though none is taken for it unasked.
+    fn can_use_a_gpu(&self) -> bool {
+        false
     }
 
     /// Whether it runs a program of the user's: what that can do with threads and GPUs, only the user knows.
@@ -210,8 +222,14 @@ pub fn network_name(backbone: &BackboneSpec, side: usize) -> String {
     format!("{backbone} of {side} pixels")
 }
 
-/// Warns where bf16 gains nothing.
-fn tell_precision(cx: &mut Ctx, precision: Precision) {
+/// Warns where rounding gains nothing.
+fn tell_precision(cx: &mut Ctx, precision: Precision, device: &Device) {
+    if !device.is_cpu() {
+        return;
+    }
+    if precision == Precision::Tf32 {
+        cx.warn("tf32 is imitated on a CPU: `precision = \"f32\"` is faster and more precise there");
+    }
     if precision == Precision::Bf16 && !has_bf16() {
         let vectors = vectors(precision);
         cx.warn(format!(
@@ -268,5 +286,7 @@ pub enum Images {
     Output(&'static str),
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod testing;

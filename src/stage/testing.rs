@@ -103,7 +103,7 @@ impl Desk {
             shards: self.path("shards"),
             extends_from: BTreeMap::new(),
             threads: 1,
-            gpu: None,
+            gpus: vec![],
         }
     }
 

@@ -12,7 +12,9 @@ use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
 use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
-use crate::model::{self, Files, Made, Precision, Recipe, Record, Selection, Shorter, Tick, Trained, weights};
+use crate::model::{
+    self, DataParallel, Files, Made, Precision, Recipe, Record, Selection, Shorter, Tick, Trained, weights,
+};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,10 +65,15 @@ pub(super) struct Train {
     #[serde(default)]
     augment: Augmentation,
     /// What products of the network below the hash layer round their factors to.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "f32"))]
     precision: Precision,
+    /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
+    #[serde(default, skip_serializing_if = "DataParallel::is_default")]
+    data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    #[schemars(extend("before" = null))]
     select: Option<Select>,
 }
 
@@ -141,7 +148,7 @@ impl Stage for Train {
             pass: Pass::Train,
             network,
             list: self.list.clone(),
-            rounds: self.epochs as f64,
+            rounds: (self.epochs * self.data_parallel.builder().ranks().unwrap_or(1)) as f64,
             precision: self.precision,
         })
     }
@@ -182,10 +189,12 @@ impl Stage for Train {
         let images = prepared::open(cx, list, &self.list, self.prepared.as_ref(), self.transform.clone())?;
         let pretrained = self.pretrained.as_ref().map(|file| cx.path(file)).transpose()?.map(ToOwned::to_owned);
         let (given, shorter) = (self.given(cx)?, shorter(cx));
-        let (device, scratch) = (cx.device()?, cx.scratch().to_path_buf());
+        let recipe = self.recipe();
+        let (devices, scratch) = (cx.devices(recipe.devices(cx.gpus().len())?)?, cx.scratch().to_path_buf());
         let files =
             Files { pretrained: pretrained.as_deref(), given: &given, scratch: &scratch, shorter: shorter.as_ref() };
-        tell_precision(cx, self.precision);
+        let device = cx.device()?;
+        tell_precision(cx, self.precision, &device);
         let shared = RefCell::new(&mut *cx);
         let mut measure = |network: &model::HashModel| match &judge {
             Some(judge) => judge.measure(&shared, network),
@@ -194,8 +203,12 @@ impl Stage for Train {
         let every = self.select.as_ref().map(Select::every);
         let mut selection = every.map(|every| Selection { every, measure: &mut measure });
         let watch = &mut |tick: &Tick| Ok(step(&mut shared.borrow_mut(), tick)?);
-        let mut trained = model::train_selecting(&self.recipe(), &images, &files, &device, watch, selection.as_mut())?;
+        let trained = model::train_selecting(&recipe, &images, &files, &devices, watch, selection.as_mut());
+        let mut trained = trained.map_err(|error| on_cards(error, cx.gpus()))?;
         tell(cx, &trained);
+        if devices.len() < cx.gpus().len() {
+            cx.warn(format!("of {} GPUs {} were used: there are no more ranks", cx.gpus().len(), devices.len()));
+        }
         if let (Some(judge), Some(selected)) = (&judge, trained.selected) {
             cx.fact("selected", judge.told(selected, self.epochs));
         }
@@ -241,6 +254,7 @@ impl Train {
             crop: self.augment.crop,
             flip: self.augment.flip,
             precision: self.precision,
+            data_parallel: self.data_parallel.clone(),
         }
     }
 
@@ -278,6 +292,17 @@ fn tell(cx: &mut Ctx, trained: &Trained) {
     if trained.extended > 0 {
         cx.fact("extended", format!("{} of {} epochs were there", trained.extended, trained.records.len()));
     }
+}
+
+/// An error of a training on several GPUs, with their numbers on this machine.
+fn on_cards(error: anyhow::Error, gpus: &[usize]) -> anyhow::Error {
+    if gpus.len() < 2 {
+        return error;
+    }
+    let numbers: Vec<String> = gpus.iter().map(ToString::to_string).collect();
+    let told =
+        |error: Error| error.note(format!("the task's GPUs are, in order, those numbered {}", numbers.join(", ")));
+    error.downcast::<Error>().map_or_else(|error| error, |error| told(error).into())
 }
 
 fn write_log(path: &Path, records: &[Record]) -> anyhow::Result<()> {

@@ -49,7 +49,7 @@ fn bench_tells_what_is_wrong_and_leaves_no_cache_behind() {
         (&["bench", "train", "--backbone", "alexnat"][..], "--backbone"),
         (&["bench", "forward", "--side", "100"], "224"),
         (&["bench", "forward", "--batch", "8,0"], "--batch"),
-        (&["bench", "forward", "--device", "gpu"], "cuda:N"),
+        (&["bench", "forward", "--device", "gpu"], "the number of a GPU"),
         (&["bench", "--seconds=-1"], "--seconds"),
         (&["bench", "hash", "none.bin"], "none.bin"),
         (&["bench", "images", "."], "holds no images"),

@@ -221,7 +221,7 @@ pub(super) fn dispatch<T: Task>(task: T) -> T::Output {
 /// Name of the vectors that this process computes with.
 pub fn vectors(precision: Precision) -> &'static str {
     let kind = Kind::of_process();
-    if precision == Precision::F32 && kind.has_bf16() { "avx512" } else { kind.name() }
+    if precision != Precision::Bf16 && kind.has_bf16() { "avx512" } else { kind.name() }
 }
 
 /// Products of bf16 numbers in registers, by the instructions made for them; returns how many multiplications and

@@ -2,8 +2,8 @@
 
 use super::{Backbone, BuildBackbone, Layer, Operations, check_dropout, operations_of};
 use crate::error::{Error, Result};
-use crate::kernel::{Conv2d, Input, MaxPool2d, Precision};
-use crate::model::layers::{Conv, Filters, Linear, dropout, flatten};
+use crate::kernel::{Conv2d, Input, MaxPool2d, Precision, flatten};
+use crate::model::layers::{Conv, Filters, Linear, dropout};
 use crate::model::net::How;
 use crate::model::parameters::Parameters;
 use candle_core::Tensor;

@@ -4,13 +4,12 @@ pub mod sgd;
 
 use crate::choices;
 use crate::error::Result;
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 
 /// Updates the parameters it was built for.
 pub trait Optimizer: Send {
-    /// One update; `factor` is the schedule's.
-    fn step(&mut self, gradients: &GradStore, factor: f64) -> candle_core::Result<()>;
+    /// One update by gradients in the order of the parameters it was built for; `factor` is the schedule's.
+    fn step(&mut self, gradients: &[Tensor], factor: f64) -> candle_core::Result<()>;
 
     /// What it remembers between steps, by name: with the parameters, all a resumed training needs.
     fn state(&self) -> Vec<(String, Tensor)>;

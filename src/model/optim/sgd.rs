@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::kernel::momentum_step;
 use crate::model::net::is_of_hash_layer;
 use crate::model::tensor_error;
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,10 +90,12 @@ impl BuildOptimizer for Sgd {
 }
 
 impl Optimizer for Descent {
-    fn step(&mut self, gradients: &GradStore, factor: f64) -> candle_core::Result<()> {
+    fn step(&mut self, gradients: &[Tensor], factor: f64) -> candle_core::Result<()> {
         let (momentum, decay) = (self.momentum as f32, self.weight_decay as f32);
-        for Slot { name, parameter, lr, velocity } in &self.slots {
-            let Some(gradient) = gradients.get(parameter) else { bail!("no gradient for {name}") };
+        if gradients.len() != self.slots.len() {
+            bail!("{} gradients for {} parameters", gradients.len(), self.slots.len());
+        }
+        for (Slot { parameter, lr, velocity, .. }, gradient) in self.slots.iter().zip(gradients) {
             momentum_step(parameter, gradient, velocity, momentum, decay, (lr * factor) as f32)?;
         }
         Ok(())
@@ -112,7 +113,7 @@ impl Optimizer for Descent {
             if velocity.dims() != slot.parameter.dims() {
                 bail!("momentum of {} has shape {:?}", slot.name, velocity.dims());
             }
-            slot.velocity = velocity.clone();
+            slot.velocity = velocity.to_device(slot.parameter.device())?;
         }
         Ok(())
     }
@@ -129,9 +130,8 @@ mod tests {
     }
 
     /// Gradients of `2 a + 2 b`.
-    fn gradients(parameters: &[(String, Var)]) -> GradStore {
-        let sum = (parameters[0].1.as_tensor() + parameters[1].1.as_tensor()).unwrap();
-        (sum * 2.0).unwrap().sum_all().unwrap().backward().unwrap()
+    fn gradients(parameters: &[(String, Var)]) -> Vec<Tensor> {
+        parameters.iter().map(|(_, var)| (var.ones_like().unwrap() * 2.0).unwrap()).collect()
     }
 
     fn first(parameters: &[(String, Var)]) -> [f32; 2] {

@@ -1,0 +1,41 @@
+//! CPU, or a CUDA slot, as a candle device; in builds with CUDA, also what compiles and launches programs on one.
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+
+use crate::error::Result;
+use candle_core::Device;
+
+/// Opens the CPU (`None`) or the GPU in the given slot.
+///
+/// A GPU is opened once in a process; asked again, the same device is given. All work on it goes through one stream: it is
+/// done in the order in which it was asked for, whichever threads ask.
+///
+/// # Errors
+/// If this build has no CUDA, or the driver, the GPU or one of CUDA's libraries cannot be used: what is wrong, and what
+/// to do about it.
+pub fn open(slot: Option<usize>) -> Result<Device> {
+    match slot {
+        None => Ok(Device::Cpu),
+        Some(slot) => open_gpu(slot),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_gpu(slot: usize) -> Result<Device> {
+    cuda::open(slot)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_gpu(_: usize) -> Result<Device> {
+    Err(crate::error::Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
+}
+
+/// What to do about a build without CUDA.
+pub const HOW_TO_BUILD: &str = "leave out `--gpus` to use the CPU; `scripts/cuda-toolkit.sh build` makes a hashpipe for \
+                                NVIDIA GPUs (README, \"GPU\")";
+
+/// Whether this build can use GPUs at all.
+pub const fn can_use_gpus() -> bool {
+    cfg!(feature = "cuda")
+}
