@@ -12,7 +12,7 @@ const CONVOLUTIONS: [(usize, usize, usize, usize, usize, bool); 5] = [
     (256, 256, 3, 1, 1, true),
 ];
 
-pub struct Plain {
+pub(crate) struct Plain {
     convolutions: Vec<Conv2d>,
     linears: Vec<Linear>,
     sgd: SGD,
@@ -20,7 +20,7 @@ pub struct Plain {
 
 impl Plain {
     /// With drawn weights and 64 outputs.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let weights = VarMap::new();
         let root = VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
         let convolution = |(i, (inputs, outputs, side, stride, padding, _))| {
@@ -41,7 +41,7 @@ impl Plain {
     }
 
     /// Logits of images `[n, 3, 224, 224]`.
-    pub fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+    pub(crate) fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let mut xs = xs.clone();
         for (convolution, (.., pooled)) in self.convolutions.iter().zip(CONVOLUTIONS) {
             xs = convolution.forward(&xs)?.relu()?;
@@ -63,7 +63,7 @@ impl Plain {
     }
 
     /// Forward, backward, update.
-    pub fn step(&mut self, xs: &Tensor) -> Result<()> {
+    pub(crate) fn step(&mut self, xs: &Tensor) -> Result<()> {
         let loss = self.forward(xs, true)?.sqr()?.mean_all()?;
         self.sgd.backward_step(&loss)
     }
