@@ -75,7 +75,9 @@ pub(super) fn decode_part(bytes: &[u8], part: &mut dyn FnMut(usize, usize) -> Wi
     {
         return decode_indexed(&indexed);
     }
-    decode_other(bytes, format).map_err(|e| DecodeError(e.to_string()))?
+    // Libraries of others fail on some damage with a panic, as `png` does on a palette that is no whole number of colours.
+    let decoded = std::panic::catch_unwind(|| decode_other(bytes, format));
+    decoded.map_err(|_| DecodeError("the image is damaged".into()))?.map_err(|e| DecodeError(e.to_string()))?
 }
 
 /// Decodes a TIFF of palette indices.
@@ -256,5 +258,12 @@ mod tests {
                 let _ = decode(&damaged);
             }
         }
+    }
+
+    /// Found by fuzzing: 49 bytes of palette, and pixels of its last, torn colour.
+    #[test]
+    fn a_torn_palette_is_damage_and_no_panic() {
+        let torn = include_bytes!("../../tests/golden/torn_palette.png");
+        assert_eq!(decode(torn).err(), Some(DecodeError("the image is damaged".into())));
     }
 }
