@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 
 use crate::error::Result;
 use candle_core::Device;

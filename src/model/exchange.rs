@@ -1,26 +1,61 @@
 //! How replicas add up their gradients.
 
-use candle_core::{Device, Result, Tensor};
+use crate::error::Result;
+#[cfg(feature = "nccl")]
+use candle_core::DeviceLocation;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 /// Adds up what replicas have.
 pub(super) trait Exchange {
     /// Takes the gradients of each replica, in the order of its parameters, and returns their sum for each replica, on its
     /// own device: the same bits on all of them, and in every run.
-    fn sum(&self, gradients: Vec<Vec<Tensor>>) -> Result<Vec<Vec<Tensor>>>;
+    fn sum(&self, gradients: Vec<Vec<Tensor>>) -> candle_core::Result<Vec<Vec<Tensor>>>;
 }
 
 /// What suits these devices, one per replica.
+///
+/// # Errors
+/// GPUs that cannot be brought together.
 pub(super) fn of(devices: &[Device]) -> Result<Box<dyn Exchange>> {
+    #[cfg(feature = "nccl")]
+    if devices.len() > 1 && are_different_gpus(devices) {
+        return Ok(Box::new(CardToCard(crate::device::nccl::Ring::new(devices)?)));
+    }
     let _ = devices;
     Ok(Box::new(ThroughHost))
+}
+
+/// Whether NCCL could add up between them: it takes no card twice.
+#[cfg(feature = "nccl")]
+fn are_different_gpus(devices: &[Device]) -> bool {
+    let number = |device: &Device| match device.location() {
+        DeviceLocation::Cuda { gpu_id } => Some(gpu_id),
+        _ => None,
+    };
+    let numbers: Option<std::collections::HashSet<usize>> = devices.iter().map(number).collect();
+    numbers.is_some_and(|numbers| numbers.len() == devices.len())
+}
+
+/// From card to card, by NCCL, in whose order numbers are added up: the same in every run on the same cards.
+#[cfg(feature = "nccl")]
+struct CardToCard(crate::device::nccl::Ring);
+
+#[cfg(feature = "nccl")]
+impl Exchange for CardToCard {
+    fn sum(&self, gradients: Vec<Vec<Tensor>>) -> candle_core::Result<Vec<Vec<Tensor>>> {
+        let in_order = |of_one: Vec<Tensor>| of_one.iter().map(Tensor::contiguous).collect();
+        let gradients: Vec<Vec<Tensor>> = gradients.into_iter().map(in_order).collect::<candle_core::Result<_>>()?;
+        self.0.sum(&gradients)?;
+        Ok(gradients)
+    }
 }
 
 /// By way of main memory, whatever the devices are. Each number is added up replica after replica.
 struct ThroughHost;
 
 impl Exchange for ThroughHost {
-    fn sum(&self, gradients: Vec<Vec<Tensor>>) -> Result<Vec<Vec<Tensor>>> {
+    fn sum(&self, gradients: Vec<Vec<Tensor>>) -> candle_core::Result<Vec<Vec<Tensor>>> {
         let [first, others @ ..] = &gradients[..] else { return Ok(gradients) };
         if others.is_empty() {
             return Ok(gradients);
@@ -32,7 +67,7 @@ impl Exchange for ThroughHost {
             }
             Ok(sum)
         };
-        let sums: Vec<Tensor> = first.par_iter().enumerate().map(add).collect::<Result<_>>()?;
+        let sums: Vec<Tensor> = first.par_iter().enumerate().map(add).collect::<candle_core::Result<_>>()?;
         let on = |like: &Vec<Tensor>| sums.iter().zip(like).map(|(sum, like)| sum.to_device(like.device())).collect();
         gradients.par_iter().map(on).collect()
     }

@@ -64,7 +64,7 @@ impl Team {
         Ok(Self {
             losses: losses.collect::<Result<_>>()?,
             crew: Crew::new(Replica::new(recipe, model, first)?, others)?,
-            exchange: exchange::of(devices).map_err(tensor_error)?,
+            exchange: exchange::of(devices)?,
             by_ranks: ranks.is_some(),
             seed: recipe.seed,
         })

@@ -10,15 +10,18 @@ use candle_core::{Device, Tensor};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A training on so many devices, stopped after so many steps.
-fn on(devices: usize, recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
+/// A training on so many replicas on the CPU, stopped after so many steps.
+fn on(replicas: usize, recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
+    on_devices(&vec![Device::Cpu; replicas], recipe, scratch, stop)
+}
+
+fn on_devices(devices: &[Device], recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
     let mut losses = vec![];
     let mut watch = |tick: &Tick| {
         losses.push(tick.loss);
         if losses.len() == stop { anyhow::bail!("stopped") } else { Ok(()) }
     };
-    let devices = vec![Device::Cpu; devices];
-    let trained = train_selecting(recipe, &shapes(), &files(scratch, None), &devices, &mut watch, None);
+    let trained = train_selecting(recipe, &shapes(), &files(scratch, None), devices, &mut watch, None);
     (trained, losses)
 }
 
@@ -30,7 +33,7 @@ fn whole(devices: usize, recipe: &Recipe) -> (Trained, Vec<f64>) {
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+    tensor.to_device(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn weights(model: &HashModel) -> Vec<f32> {
@@ -243,4 +246,60 @@ fn replicas_that_come_apart_are_noticed() {
     team.crew.each(vec![0, 1, 2], fault).unwrap();
     let error = team.check_alike().unwrap_err().downcast::<Error>().unwrap().render("error");
     assert!(error.contains("those of device 3 of 3"), "{error}");
+}
+
+#[cfg(feature = "cuda")]
+mod cuda_tests {
+    use super::*;
+    use crate::device::open;
+    use crate::kernel::testing::tensor;
+    use crate::model::exchange;
+
+    fn gpus() -> Option<Vec<Device>> {
+        let devices = (0..2).map(|slot| open(Some(slot))).collect::<crate::error::Result<_>>();
+        devices.map_err(|error| eprintln!("skipped: no second GPU: {}", error.message())).ok()
+    }
+
+    #[test]
+    fn two_gpus_add_up_as_the_host_does() {
+        let Some(devices) = gpus() else { return };
+        let of = |device: &Device, seed| {
+            let one = |i: u64| tensor(10 * seed + i, (7, 3 + i as usize)).to_device(device).unwrap();
+            (0..5).map(one).collect::<Vec<_>>()
+        };
+        let expected: Vec<Vec<f32>> =
+            (of(&Device::Cpu, 1).iter().zip(of(&Device::Cpu, 2))).map(|(a, b)| values(&(a + b).unwrap())).collect();
+        let exchange = exchange::of(&devices).unwrap();
+        for round in 0..3 {
+            let sums = exchange.sum(vec![of(&devices[0], 1), of(&devices[1], 2)]).unwrap();
+            for (sum, device) in sums.iter().zip(&devices) {
+                assert!(sum.iter().all(|sum| sum.device().same_device(device)));
+                assert!(sum.iter().map(values).collect::<Vec<_>>() == expected, "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_gpus_make_what_one_makes() {
+        let Some(devices) = gpus() else { return };
+        let whole = |devices: &[Device], recipe: &Recipe| {
+            let scratch = TempDir::new().unwrap();
+            let (trained, losses) = on_devices(devices, recipe, scratch.path(), usize::MAX);
+            (trained.unwrap(), losses)
+        };
+        let ((one, losses), (two, their_losses)) = (whole(&devices[..1], &recipe()), whole(&devices, &recipe()));
+        assert!(losses.iter().zip(&their_losses).all(|(a, b)| (a - b).abs() < 1e-4), "{losses:?} {their_losses:?}");
+        let far = apart(&one.model, &two.model);
+        assert!(far < 1e-4, "{far:.1e}");
+        let scratch = TempDir::new().unwrap();
+        assert!(on_devices(&devices, &recipe(), scratch.path(), 5).0.is_err());
+        let resumed = on_devices(&devices, &recipe(), scratch.path(), usize::MAX).0.unwrap();
+        assert!(bytes(&resumed) == bytes(&two), "a stopped training ends in other bytes");
+        let elsewhere = on_devices(&[Device::Cpu], &recipe(), scratch.path(), usize::MAX).0.unwrap();
+        assert!(bytes(&elsewhere) == bytes(&two), "a finished one is only read");
+
+        let ranks = Recipe { epochs: 1, ..ranks(2) };
+        let far = apart(&whole(&devices, &ranks).0.model, &whole(&devices[..1], &ranks).0.model);
+        assert!(far < 1e-4, "ranks: {far:.1e}");
+    }
 }
