@@ -128,7 +128,7 @@ fn partial(shape: &Shape) -> Value {
             }
             json!({ "anyOf": [list, by(&list)] })
         }
-        Shape::Ref => json!({ "anyOf": [single(shape), sweep(shape), by(&own_file())] }),
+        Shape::Ref | Shape::Refs => json!({ "anyOf": [single(shape), sweep(shape), by(&own_file())] }),
         Shape::Words => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
         Shape::Wants => schemars::schema_for!(Wants).to_value(),
         single_valued => json!({ "anyOf": [single(single_valued), sweep(single_valued), by(&single(single_valued))] }),
@@ -160,6 +160,7 @@ fn single(shape: &Shape) -> Value {
             let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
             json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\{vars\." }] })
         }
+        Shape::Ref => json!({ "type": "string", "not": { "pattern": all_points() } }),
         _ => json!({ "type": "string" }),
     }
 }
@@ -175,6 +176,12 @@ fn by(value: &Value) -> Value {
         "type": "object", "required": ["by"], "additionalProperties": value,
         "properties": { "by": { "type": "string", "description": "The swept parameter that decides." } },
     })
+}
+
+/// A reference that means all points of an axis: `train.hashnet@bits=*/model`.
+fn all_points() -> String {
+    let kinds: Vec<&str> = STAGES.iter().map(|kind| kind.name).collect();
+    format!(r"^({})\.[A-Za-z0-9_-]+@(.*,)?[^,]*=\s*\*\s*(,.*)?(/[^/]*)?$", kinds.join("|"))
 }
 
 /// The path of a file of the user's: no output of a stage, which would belong to another point of the axis.

@@ -56,7 +56,7 @@ pub use keep::{
     Fault, Freed, GRACE, Item, Limits, Request, StageUsage, Usage, Verified, What, gc, gc_after_run, usage, verify,
 };
 use key::key_of;
-pub use key::{CONTENT, Contents, Key, Line, key, lines};
+pub use key::{CONTENT, Contents, Key, Line, key, left_out, lines, with_left_out};
 pub use known::{Attempt, End, Journal, Known};
 pub use lock::{Owner, Workspace};
 pub use object::this_boot;

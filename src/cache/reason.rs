@@ -1,6 +1,6 @@
 //! Why a task has to run: one vocabulary for `run`, `status` and reports.
 
-use super::key::{CONTENT, Line};
+use super::key::{CONTENT, Line, with_left_out};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -54,8 +54,10 @@ pub struct Difference {
     pub new: Option<String>,
 }
 
-/// Every difference between two keys' lines, in the order of the new one's; what is gone comes last.
+/// Every difference between two keys' lines, in the order of the new one's; what is gone comes last. What one of them
+/// leaves out stands for what was done before there was a choice.
 pub fn differences(old: &[Line], new: &[Line]) -> Vec<Difference> {
+    let (old, new) = (&with_left_out(old), &with_left_out(new));
     let by_name = |lines: &[Line]| -> HashMap<String, String> {
         lines.iter().map(|line| (line.name.clone(), line.value.clone())).collect()
     };

@@ -1,7 +1,9 @@
 //! `hashpipe explain`: why a task runs, or where its result came from.
 
 use super::{Folders, Pipeline};
-use crate::cache::{Action, CONTENT, Comparison, Explained, Now, Standing, Store, compare, nearest, survey_with_lines};
+use crate::cache::{
+    Action, CONTENT, Comparison, Explained, Line, Now, Standing, Store, compare, left_out, nearest, survey_with_lines,
+};
 use crate::config::Mark;
 use crate::error::Result;
 use crate::plan::{Plan, Task};
@@ -158,18 +160,20 @@ fn place(plan: &Plan, task: &Task, name: &str) -> String {
     plan.place(task, path, Mark::Value).map_or(String::new(), |place| place.short())
 }
 
-/// Every part of a key, each with where it was written.
+/// Every part of a key, each with where it was written, and what the key leaves out.
 fn key(plan: &Plan, task: &Task, standing: &Standing) {
-    let rows: Vec<Vec<String>> = standing
-        .lines
-        .iter()
-        .flatten()
-        .map(|line| {
-            vec![format!("    {}", short_name(&line.name)), told(Some(&line.value)), place(plan, task, &line.name)]
-        })
-        .collect();
+    let row = |line: &Line| {
+        vec![format!("    {}", short_name(&line.name)), told(Some(&line.value)), place(plan, task, &line.name)]
+    };
+    let lines = standing.lines.as_deref().unwrap_or_default();
+    let rows: Vec<Vec<String>> = lines.iter().map(row).collect();
     print("  its key is made of:");
     print(&table(&["    what", "value", "where"], &rows));
+    let rows: Vec<Vec<String>> = left_out(lines).iter().map(row).collect();
+    if !rows.is_empty() {
+        print("  left out of it, as long as they are what was done before there was a choice:");
+        print(&table(&["    what", "value", "where"], &rows));
+    }
 }
 
 fn to_json(
@@ -189,7 +193,7 @@ fn to_json(
     });
     json!({
         "task": task.name, "state": standing.state.word(), "because": standing.because, "key": standing.key,
-        "lines": standing.lines, "against": comparison.map(|c| &c.earlier.key), "differences": differences,
+        "lines": standing.lines, "left_out": standing.lines.as_deref().map(left_out), "against": comparison.map(|c| &c.earlier.key), "differences": differences,
         "made": action.map(|a| a.made), "run": action.map(|a| &a.run), "host": action.map(|a| &a.host),
         "seconds": action.map(|a| a.seconds), "variants": action.map(|a| a.variants.len()),
     })

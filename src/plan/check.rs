@@ -146,8 +146,18 @@ impl Walk<'_> {
                 }
                 return;
             }
-            (Shape::Ref, Value::String(text)) => {
+            (Shape::Ref | Shape::Refs, Value::String(text)) => {
                 self.found.refs.push((path.to_vec(), text.clone()));
+                if matches!(shape, Shape::Ref) && target::gathers(text) {
+                    let error =
+                        Error::input(format!("`{}` takes one input, and `{text}` means several", path.join(".")))
+                            .note("`*` stands for all points of an axis")
+                            .hint(format!(
+                                "pick one, as in `@bits=64`, or leave the axis out to make a task for each; {}",
+                                "`inputs` of a `[command.*]` takes several"
+                            ));
+                    self.add(error, path, Mark::Value);
+                }
                 true
             }
             _ => false,
@@ -188,7 +198,7 @@ impl Walk<'_> {
         }
         // An output would be of a task that belongs to another point; a file of the user's belongs to none.
         let output = |value: &Value| matches!(value.as_str().map(target::parse), Some(target::Text::Output { .. }));
-        if matches!(shape, Shape::Ref) && map.iter().any(|(key, value)| key != "by" && output(value)) {
+        if matches!(shape, Shape::Ref | Shape::Refs) && map.iter().any(|(key, value)| key != "by" && output(value)) {
             self.add(Error::input("an output of a stage cannot be given `by` an axis"), path, Mark::Key);
         }
         for (key, value) in map.iter().filter(|(key, _)| *key != "by") {

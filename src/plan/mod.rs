@@ -103,7 +103,8 @@ impl Plan {
         self.place(task, &path.join("."), Mark::Value)
     }
 
-    /// The tasks that `pattern` means: a task (`train.a@bits=16`), a stage (`train.a`), or a kind (`train`).
+    /// The tasks that `pattern` means: a task (`train.a@bits=16`), a stage (`train.a`), or a kind (`train`). All tasks
+    /// of an axis may be written as in references, `train.a@bits=*`.
     pub fn select(&self, pattern: &str) -> Result<Vec<TaskId>> {
         let (stage, points) = pattern.split_once('@').unwrap_or((pattern, ""));
         let wanted: Vec<&str> = points.split(',').filter(|p| !p.is_empty()).collect();
@@ -113,7 +114,7 @@ impl Plan {
             .filter(|task| task.stage == stage || task.kind.name == stage)
             .filter(|task| {
                 let points: Vec<String> = task.axes.iter().map(|(a, v)| point_text(a, v)).collect();
-                wanted.iter().all(|point| points.iter().any(|p| p == point))
+                wanted.iter().all(|point| points.iter().any(|p| is_at(p, point)))
             })
             .map(|task| task.id)
             .collect();
@@ -125,6 +126,12 @@ impl Plan {
         }
         Ok(found)
     }
+}
+
+/// Whether a point is the one that is meant, or one of an axis of which all are: `bits=*`.
+fn is_at(point: &str, meant: &str) -> bool {
+    let all = meant.strip_suffix(target::ALL).filter(|axis| axis.ends_with('='));
+    point == meant || all.is_some_and(|axis| point.starts_with(axis))
 }
 
 /// Every reference in serialized parameters, with its key path.

@@ -193,8 +193,11 @@ impl<'a> Planner<'a> {
             let axes: Vec<&str> = first.into_iter().flat_map(|(_, axes)| axes.keys().map(String::as_str)).collect();
             for (axis, _) in select.iter().filter(|(axis, _)| !axes.contains(&axis.as_str())) {
                 let error = Error::input(format!("`{needed}` is not swept over `{axis}`"))
-                    .note("a point is picked as in \"train.name@bits=64/model\"")
-                    .hint(known_or_nearest(axis, &axes, "axes"));
+                    .note("a point is picked as in \"train.name@bits=64/model\", all as in \"train.name@bits=*/model\"")
+                    .hint(match axes[..] {
+                        [] => format!("a list makes an axis, even of one value: `{axis} = [..]` where it is set"),
+                        _ => known_or_nearest(axis, &axes, "axes"),
+                    });
                 self.add(error, stage, path, Mark::Value);
             }
         }

@@ -1,9 +1,9 @@
 //! A stage with swept parameters becomes one task per point; what depends on it follows it point by point.
 
 use super::check::Axis;
-use super::target::{self, Text};
+use super::target::{self, ALL, Text};
 use super::{Axes, TaskId, point_text};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
@@ -72,13 +72,19 @@ fn join<'a>(start: Point<'a>, refs: &[Vec<String>], known: &Known) -> Result<Vec
                 continue;
             };
             let fitting = fitting(&point, &stage, &select, known);
+            let all: Vec<&str> =
+                select.iter().filter(|(_, value)| value == ALL).map(|(axis, _)| axis.as_str()).collect();
             if fitting.is_empty() {
                 let at = point.axes.iter().map(|(a, v)| point_text(a, v)).collect::<Vec<_>>().join(",");
                 let at = if at.is_empty() { String::new() } else { format!(" that goes with {at}") };
                 let message = format!("`{text}` means no task of `{stage}`{at}");
                 return Err(Fault { path: path.clone(), message });
             }
-            for (task, axes) in fitting {
+            if !all.is_empty() {
+                next.extend(gather(&point, path, &all, fitting)?);
+                continue;
+            }
+            for Fit { task, axes, .. } in fitting {
                 let mut inputs = point.inputs.clone();
                 inputs.insert(text.clone(), task);
                 next.push(Point { axes, table: point.table.clone(), inputs });
@@ -89,21 +95,61 @@ fn join<'a>(start: Point<'a>, refs: &[Vec<String>], known: &Known) -> Result<Vec
     Ok(points)
 }
 
-/// The tasks of `stage` that agree with the point, with the axes the point has after taking each.
-fn fitting(point: &Point, stage: &str, select: &[(String, String)], known: &Known) -> Vec<(TaskId, Axes)> {
+/// A task that a reference may mean at a point.
+struct Fit<'k> {
+    task: TaskId,
+    /// The axes that the point has after taking it.
+    axes: Axes,
+    /// Its own.
+    their: &'k Axes,
+}
+
+/// Takes all tasks of some axes at once: what agrees in the others makes one point. In the place of the reference comes a
+/// table of references to single tasks, by their values on those axes, so that each is found and keyed as any other.
+fn gather<'a>(point: &Point<'a>, path: &[String], all: &[&str], fitting: Vec<Fit>) -> Result<Vec<Point<'a>>, Fault> {
+    let Some(Value::String(text)) = get(&point.table, path) else { return Ok(vec![]) };
+    let Text::Output { stage, select, port } = target::parse(text) else { return Ok(vec![]) };
+    let mut groups: Vec<(Axes, Vec<(TaskId, &Axes)>)> = vec![];
+    for Fit { task, axes, their } in fitting {
+        match groups.iter_mut().find(|(known, _)| *known == axes) {
+            Some((_, tasks)) => tasks.push((task, their)),
+            None => groups.push((axes, vec![(task, their)])),
+        }
+    }
+    let taken = groups.into_iter().map(|(axes, tasks)| {
+        let (mut table, mut inputs, mut points) = (point.table.clone(), point.inputs.clone(), Map::new());
+        for (task, their) in tasks {
+            let at = |axis: &str| their.get(axis).map_or(String::new(), |value| point_text(axis, value));
+            let picked: Vec<String> = select.iter().map(|(axis, _)| at(axis)).collect();
+            let single = format!("{stage}@{}/{port}", picked.join(","));
+            let name = all.iter().map(|axis| at(axis)).collect::<Vec<_>>().join(",");
+            inputs.insert(single.clone(), task);
+            if points.insert(name.clone(), single.into()).is_some() {
+                let message = format!("`{text}` means two tasks of `{stage}` that are both called {name}");
+                return Err(Fault { path: path.to_vec(), message });
+            }
+        }
+        put(table.to_mut(), path, Value::Object(points));
+        Ok(Point { axes, table, inputs })
+    });
+    taken.collect()
+}
+
+/// The tasks of `stage` that agree with the point.
+fn fitting<'k>(point: &Point, stage: &str, select: &[(String, String)], known: &'k Known) -> Vec<Fit<'k>> {
     let tasks = known.get(stage).into_iter().flatten();
     tasks
         .filter_map(|(id, their)| {
             let selected = |axis: &str| select.iter().any(|(name, _)| name == axis);
-            let picked = select
-                .iter()
-                .all(|(axis, value)| their.get(axis).is_some_and(|v| point_text(axis, v) == format!("{axis}={value}")));
+            let picked = select.iter().all(|(axis, value)| {
+                their.get(axis).is_some_and(|v| value == ALL || point_text(axis, v) == format!("{axis}={value}"))
+            });
             let mut axes = point.axes.clone();
             let agrees = their
                 .iter()
                 .filter(|(axis, _)| !selected(axis))
                 .all(|(axis, value)| axes.entry(axis.clone()).or_insert_with(|| value.clone()) == value);
-            (picked && agrees).then_some((*id, axes))
+            (picked && agrees).then_some(Fit { task: *id, axes, their })
         })
         .collect()
 }

@@ -9,12 +9,20 @@ pub(super) enum Text {
     Output {
         /// `train.hashnet`
         stage: String,
-        /// Points of axes picked out: `@bits=64,seed=1`.
+        /// Points of axes picked out: `@bits=64,seed=1`; `*` for all values of one.
         select: Vec<(String, String)>,
         port: String,
     },
     /// A file or folder of the user's.
     Path(String),
+}
+
+/// The value of a point that stands for all of an axis.
+pub(super) const ALL: &str = "*";
+
+/// Whether a reference means all points of an axis: `train.hashnet@bits=*/model`.
+pub(super) fn gathers(text: &str) -> bool {
+    matches!(parse(text), Text::Output { select, .. } if select.iter().any(|(_, value)| value == ALL))
 }
 
 /// Reads a reference. What looks like `kind.name/port` with a known kind is an output; `./` in front makes it a path.
@@ -51,6 +59,10 @@ mod tests {
         assert_eq!(parse("train.a/model"), output("train.a", &[], "model"));
         assert_eq!(parse("train.a"), output("train.a", &[], ""));
         assert_eq!(parse("train.a@bits=64,seed=1/model"), output("train.a", &[("bits", "64"), ("seed", "1")], "model"));
+        assert_eq!(parse("train.a@bits=*/model"), output("train.a", &[("bits", "*")], "model"));
+        assert!(
+            gathers("train.a@seed=1,bits=*/model") && !gathers("train.a@bits=1/*") && !gathers("./train.a@bits=*/x")
+        );
         for path in ["data/weights.safetensors", "./train.a/model", "model.safetensors", "data.x/y"] {
             assert_eq!(parse(path), Text::Path(path.into()));
         }

@@ -1,7 +1,7 @@
 //! Two runs side by side: what was asked for, what went into the keys, what was measured.
 
 use super::{Record, State, Task};
-use crate::cache::{Action, Key, Line};
+use crate::cache::{Action, Key, Line, with_left_out};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,7 +123,7 @@ fn is_made(value: Option<&str>, made: &BTreeSet<String>) -> bool {
 /// A task's parameters by name, without the prefix that all of them have.
 fn parameters(action: &Action) -> BTreeMap<String, String> {
     let bare = |line: &Line| line.name.strip_prefix("params.").unwrap_or(&line.name).to_string();
-    action.lines.iter().map(|line| (bare(line), line.value.clone())).collect()
+    with_left_out(&action.lines).into_iter().map(|line| (bare(&line), line.value)).collect()
 }
 
 fn rows(task: &str, a: &BTreeMap<String, String>, b: &BTreeMap<String, String>, all: bool) -> Vec<Difference> {

@@ -25,7 +25,8 @@ pub(super) struct Encode {
     #[schemars(range(min = 1, max = 65_536))]
     batch: usize,
     /// What products of the network below the hash layer round their factors to; few bits of the codes differ.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "f32"))]
     precision: Precision,
 }
 

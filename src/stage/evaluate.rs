@@ -33,13 +33,16 @@ pub(super) struct Evaluate {
     #[serde(default)]
     protocol: Protocol,
     /// Whether a query that is in the database, by content, is taken out of its own ranking. Both figures are told.
-    #[serde(default, skip_serializing_if = "is_no")]
+    #[serde(default)]
+    #[schemars(extend("before" = false))]
     exclude_self: bool,
     /// How many of the nearest images of each query are listed in its results, by position in the database list.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
+    #[schemars(extend("before" = 0))]
     retrieved: usize,
     /// How the results of each query are written.
-    #[serde(default, skip_serializing_if = "Written::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "jsonl"))]
     form: Written,
 }
 
@@ -52,20 +55,6 @@ enum Written {
     Jsonl,
     /// A Parquet file.
     Parquet,
-}
-
-impl Written {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-fn is_no(yes: &bool) -> bool {
-    !yes
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 /// What counts as found.

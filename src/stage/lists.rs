@@ -23,12 +23,9 @@ pub(super) struct Lists {
     protocol: Protocol,
     /// Images that are taken from the training list and listed in an output of their own, `validation`, to choose an
     /// epoch by. Which ones, their content decides.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
+    #[schemars(extend("before" = 0))]
     validation: usize,
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 /// The lists, which are its outputs.

@@ -11,6 +11,7 @@ mod evaluate;
 mod export;
 mod import;
 mod infer;
+mod late;
 mod lists;
 mod param;
 mod plain;
@@ -18,15 +19,20 @@ mod prepare;
 mod prepared;
 mod protocol;
 mod reference;
+mod refs;
 mod registry;
 mod select;
 mod shelf;
 mod train;
 
 pub use context::{Ctx, Input, Job, Message, Stop};
+pub use late::Late;
 pub use param::{Param, Shape, Variant};
 pub use plain::{Scalar, Words};
 pub use reference::Ref;
+pub use refs::Refs;
+#[cfg(test)]
+pub(crate) use registry::kind_of;
 pub use registry::{Kind, Parsed, STAGES, find};
 
 use crate::error::{Error, Result};

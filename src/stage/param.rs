@@ -12,6 +12,8 @@ pub struct Param {
     pub shape: Shape,
     pub required: bool,
     pub default: Option<Value>,
+    /// What was done before there was this parameter, if it came later than the stage; see [`Late`](super::Late).
+    pub before: Option<Value>,
     /// First paragraph of the field's documentation.
     pub about: String,
 }
@@ -37,6 +39,8 @@ pub enum Shape {
     Word(Vec<(String, String)>),
     /// An output of another stage, or a path whose content counts.
     Ref,
+    /// The same, or all points of a sweep.
+    Refs,
     /// A path that only says where things lie.
     Place,
     List {
@@ -96,6 +100,7 @@ impl Shape {
                 format!("one of {}", words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", "))
             }
             Self::Ref => "a string such as \"train.name/model\"".into(),
+            Self::Refs => "a string such as \"train.name/model\", or \"train.name@bits=*/model\" for all points".into(),
             Self::Place => "a path, as a string".into(),
             Self::List { item, min, max } => match (min, max) {
                 (Some(min), Some(max)) if min == max => format!("a list of {min} items, each {}", item.expected()),
@@ -137,6 +142,7 @@ fn shape(schema: &Value, definitions: &Map<String, Value>) -> Shape {
         "string" => match (schema.get("enum").and_then(Value::as_array), schema["format"].as_str()) {
             (Some(words), _) => Shape::Word(words.iter().map(|w| (text(w), String::new())).collect()),
             (None, Some("ref")) => Shape::Ref,
+            (None, Some("refs")) => Shape::Refs,
             (None, Some("place")) => Shape::Place,
             _ => Shape::Text,
         },
@@ -182,6 +188,7 @@ fn params(schema: &Value, definitions: &Map<String, Value>) -> Vec<Param> {
             shape: shape(schema, definitions),
             required: required.contains(&name.as_str()),
             default: schema.get("default").filter(|value| !value.is_null()).cloned(),
+            before: schema.get("before").cloned(),
             about: match about(schema) {
                 empty if empty.is_empty() => about(resolve(schema, definitions)),
                 said => said,

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 pub struct Ref(pub String);
 
 /// The member that marks a reference among serialized parameters.
-const MARK: &str = "$ref";
+pub(super) const MARK: &str = "$ref";
 
 impl Ref {
     /// The text of a serialized reference, if `value` is one.

@@ -1,6 +1,6 @@
 //! Every kind of stage there is, one line each.
 
-use super::{Describe, Shape, Stage};
+use super::{Describe, Late, Shape, Stage};
 use super::{
     command::Command, encode::Encode, evaluate::Evaluate, export::Export, import::Import, infer::Infer, lists::Lists,
     prepare::Prepare, train::Train,
@@ -8,6 +8,8 @@ use super::{
 use figment::Figment;
 use figment::providers::Serialized;
 use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// The kinds of stages, in the order data flows.
 pub static STAGES: &[Kind] = &[
@@ -53,11 +55,24 @@ impl Kind {
     pub fn shape(&self) -> Shape {
         Shape::from_schema(&self.schema())
     }
+
+    /// Its parameters that came later than the stage, read once.
+    pub fn late(&self) -> Option<&'static Late> {
+        static ALL: OnceLock<HashMap<&str, Late>> = OnceLock::new();
+        let of = |kind: &Kind| Some((kind.name, Late::of(&kind.shape())?));
+        ALL.get_or_init(|| STAGES.iter().filter_map(of).collect()).get(self.name)
+    }
 }
 
 /// The kind with this name.
 pub fn find(name: &str) -> Option<&'static Kind> {
     STAGES.iter().find(|kind| kind.name == name)
+}
+
+/// A kind that is not in the table.
+#[cfg(test)]
+pub(crate) const fn kind_of<S: Describe>() -> Kind {
+    kind::<S>()
 }
 
 const fn kind<S: Describe>() -> Kind {

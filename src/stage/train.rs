@@ -65,13 +65,15 @@ pub(super) struct Train {
     #[serde(default)]
     augment: Augmentation,
     /// What products of the network below the hash layer round their factors to.
-    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = "f32"))]
     precision: Precision,
     /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
     #[serde(default, skip_serializing_if = "DataParallel::is_default")]
     data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    #[schemars(extend("before" = null))]
     select: Option<Select>,
 }
 

@@ -12,12 +12,16 @@ mod edits;
 mod endings;
 /// Runs killed at random moments.
 mod fuzz;
+/// One task that reads all points of a sweep.
+mod gathering;
 /// Trainings that go on from where others ended.
 mod growing;
 /// Plain runs with nothing to do.
 mod idle;
 /// What changes a key, and what does not, over generated stages.
 mod keys;
+/// Parameters that stages got later.
+mod late;
 /// Going runs, commands that wait, and what is left of both.
 mod scene;
 /// What a command sees of the world.

@@ -16,6 +16,8 @@ mod formats;
 mod freshness;
 /// AlexNet, the loss and the optimiser against PyTorch's numbers.
 mod golden_network;
+/// Which stage needs which, what uses one, and how one leads to another.
+mod graph;
 /// Records of runs, what is made of them, and what machines read.
 mod history;
 /// What the cache holds is kept, freed and checked.

@@ -1,5 +1,6 @@
 //! Promises about the source itself: who imports whom, what is registered, what is in a key.
 
+use crate::space::{PIPELINE, Space};
 use hashpipe::cache::{Contents, Key, key, lines};
 use hashpipe::config::{Config, Request};
 use hashpipe::dataset::source::SourceSpec;
@@ -7,7 +8,7 @@ use hashpipe::model::{
     DataParallel, backbone::BackboneSpec, loss::LossSpec, optim::OptimizerSpec, schedule::ScheduleSpec,
 };
 use hashpipe::plan::{Plan, Task};
-use hashpipe::stage::STAGES;
+use hashpipe::stage::{STAGES, Shape};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -146,6 +147,27 @@ fn contents(task: &Task) -> Contents {
     }
 }
 
+/// Every parameter that a table may have stands among those the key is made of: what is left out of a key says so in its
+/// schema, and is not just hidden.
+#[test]
+fn parameters_hold_all_of_their_tables() {
+    fn look(shape: &Shape, value: &Value, at: &str) {
+        let params = match shape {
+            Shape::Table(params) => params,
+            Shape::Choice(variants) => &variants.iter().find(|variant| value["name"] == variant.name).unwrap().params,
+            _ => return,
+        };
+        for param in params.iter().filter(|param| !matches!(param.shape, Shape::Wants)) {
+            let below = format!("{at}.{}", param.name);
+            let value = value.get(&param.name).unwrap_or_else(|| panic!("{below} is not among the parameters"));
+            if !value.is_null() {
+                look(&param.shape, value, &below);
+            }
+        }
+    }
+    tasks().iter().for_each(|task| look(&task.kind.shape(), &task.params, &task.name));
+}
+
 fn key_of(task: &Task, contents: &Contents) -> Key {
     key(&lines(task, contents))
 }
@@ -232,4 +254,36 @@ fn no_path_of_the_users_is_hidden_in_a_plain_string() {
             }
         }
     }
+}
+
+/// Keys by which results of earlier programs lie in caches.
+const KEYS: [(&str, &str); 12] = [
+    ("command.x", "ec3a89590ded"),
+    ("encode.database@bits=16", "17a4e986a19e"),
+    ("encode.database@bits=8", "17a4e986a19e"),
+    ("encode.query@bits=16", "2459e0cc1a63"),
+    ("encode.query@bits=8", "2459e0cc1a63"),
+    ("evaluate.map@bits=16", "015dfe933bcf"),
+    ("evaluate.map@bits=8", "015dfe933bcf"),
+    ("export.files@bits=16", "e6ad9bb035ca"),
+    ("export.files@bits=8", "e6ad9bb035ca"),
+    ("lists.shapes", "0f8228eadb19"),
+    ("train.net@bits=16", "dc54d3d5860a"),
+    ("train.net@bits=8", "264d92bfa9ae"),
+];
+
+/// A parameter that comes changes these, unless it says what was done before (`extend("before" = ..)`, see "Parameters that
+/// come later" in `doc/design.md`). Who changes them on purpose raises the stage's `VERSION`, and writes the new ones here.
+#[test]
+fn results_of_earlier_programs_are_found_by_the_same_keys() {
+    let space = Space::empty();
+    let command = "\n[command.x]\nrun = ['sort', '{in.list}', '-n', '{param.n}', '{out.o}']\nparams = { n = 3 }\n\
+                   inputs = { list = 'lists.shapes/train' }\noutputs = { o = 'o.txt' }\nenv = ['LANG']\n";
+    space.write("p.toml", PIPELINE.to_string() + command);
+    let request = Request { file: space.path("p.toml"), ..Request::default() };
+    let plan = Plan::new(&Config::load(&request).unwrap()).unwrap();
+    let keys: BTreeMap<&str, String> =
+        plan.tasks.iter().map(|task| (task.name.as_str(), key_of(task, &contents(task)).short().to_string())).collect();
+    let expected: BTreeMap<&str, String> = KEYS.iter().map(|(task, key)| (*task, key.to_string())).collect();
+    assert_eq!(keys, expected);
 }

@@ -5,24 +5,27 @@
 //! ```text
 //! <private folder>/
 //!   in/<input><.ext>     every input; what `{in.NAME}` stands for
+//!   in/<input>/          an input that is all points of a sweep: a folder with a link for each, named `bits=16<.ext>`
 //!   out/<output><.ext>   where `{out.NAME}` is to be written
 //!   extract.py           inputs that are relative paths, once more under those paths
 //!   results/a.npy        where an output is expected that the command does not name with `{out.NAME}`
 //! ```
 
+mod links;
 mod supervise;
 mod template;
 
-use super::{Ctx, Describe, Fact, Ref, Scalar, Stage, Words};
+use super::{Ctx, Describe, Fact, Ref, Refs, Scalar, Stage, Words};
 use crate::amounts::Wants;
 use crate::dataset::Location;
 use crate::error::{Error, Kind, Result};
 use crate::names::{is_name, known_or_nearest};
+use links::{Linked, absolute, link_inputs, linked_at, make_folder, out, stays_below};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
-use template::{Hole, fill, holes, quoted};
+use std::path::Path;
+use template::{Hole, fill, holes, lone_hole, quoted};
 
 /// A program of the user's.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -30,9 +33,10 @@ use template::{Hole, fill, holes, quoted};
 pub(super) struct Command {
     /// The program and its arguments, or a script for `sh -c`.
     run: Words,
-    /// What it reads: files, folders, outputs of other stages.
+    /// What it reads: files, folders, outputs of other stages. All points of a sweep, `evaluate.name@bits=*/result`, are a
+    /// folder with a file for each; `{each.NAME}` stands for those files.
     #[serde(default)]
-    inputs: BTreeMap<String, Ref>,
+    inputs: BTreeMap<String, Refs>,
     /// Values that `{param.NAME}` stands for.
     #[serde(default)]
     params: BTreeMap<String, Scalar>,
@@ -48,27 +52,21 @@ pub(super) struct Command {
     #[expect(dead_code, reason = "the plan reads it from the file, as it reads `[resources]`")]
     resources: Wants,
     /// Give it a folder that outlives failed attempts, in `HASHPIPE_RESUME_DIR`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = false))]
     resume: bool,
     /// Reuse its result; without, it runs every time.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    #[serde(default = "yes")]
+    #[schemars(extend("before" = true))]
     cache: bool,
     /// An output that is a JSON object; its numbers are shown and compared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    #[schemars(extend("before" = null))]
     metrics: Option<String>,
 }
 
 fn yes() -> bool {
     true
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
-fn is_yes(value: &bool) -> bool {
-    *value
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl Describe for Command {
@@ -105,12 +103,15 @@ impl Stage for Command {
     }
 
     fn seen_names(&self, known_as: &dyn Fn(&Ref) -> String) -> Vec<(String, String)> {
-        let inputs = self.inputs.iter().map(|(name, input)| {
+        let holes = holes(&self.run);
+        let inputs = self.inputs.iter().flat_map(|(name, inputs)| inputs.all().into_iter().map(move |all| (name, all)));
+        let inputs = inputs.map(|(name, (point, input))| {
             let known_as = known_as(input);
             // What the command does not name, it finds by its own path.
-            let by_path = !holes(&self.run).contains(&Hole::In(name)) && stays_below(&known_as);
-            let seen = if by_path { known_as } else { linked_at(name, &known_as) };
-            (format!("seen.inputs.{name}"), seen, linked_at(name, ""))
+            let is_named = holes.contains(&Hole::In(name)) || holes.contains(&Hole::Each(name));
+            let (line, by_path) = (point.map_or(String::new(), |point| format!(".{point}")), stays_below(&known_as));
+            let seen = if by_path && !is_named { known_as } else { linked_at(name, point, &known_as) };
+            (format!("seen.inputs.{name}{line}"), seen, linked_at(name, point, ""))
         });
         let outputs =
             self.outputs.keys().map(|name| (format!("seen.outputs.{name}"), self.written_at(name), out(name, "")));
@@ -140,7 +141,7 @@ impl Stage for Command {
                 (key, error.hint("use letters, digits, `-` and `_`"))
             }));
         }
-        errors.extend(self.unknown_holes().into_iter().map(|error| ("run", error)));
+        errors.extend(self.unknown_holes().into_iter().chain(self.crowded_words()).map(|error| ("run", error)));
         errors.extend(self.homeless_outputs().into_iter().map(|error| ("outputs", error)));
         let odd = self.env.iter().filter(|name| name.is_empty() || name.contains(['=', '\0']));
         errors.extend(odd.map(|name| ("env", Error::input(format!("`{name}` cannot be an environment variable")))));
@@ -166,11 +167,10 @@ impl Stage for Command {
 
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let folder = cx.folder();
-        std::fs::create_dir_all(folder.join("in")).map_err(|e| Error::io("make the folder", &folder, &e))?;
-        let inputs = self.link_inputs(cx, &folder)?;
+        make_folder(&folder.join("in"))?;
+        let inputs = link_inputs(&self.inputs, cx, &folder)?;
         for place in self.outputs.keys().map(|name| folder.join(self.written_at(name))) {
-            let parent = place.parent().unwrap_or(&folder);
-            std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
+            make_folder(place.parent().unwrap_or(&folder))?;
         }
         let arguments = self.arguments(cx, &inputs)?;
         supervise::run(cx, &folder, &arguments, &self.environment(cx)?)?;
@@ -186,27 +186,6 @@ fn keys<V>(map: &BTreeMap<String, V>) -> Vec<&str> {
     map.keys().map(String::as_str).collect()
 }
 
-/// The file name's ending, with its dot; programs tell formats by it.
-fn ending(path: &str) -> String {
-    Path::new(path).extension().map_or(String::new(), |end| format!(".{}", end.to_string_lossy()))
-}
-
-/// What `{in.NAME}` stands for.
-fn linked_at(name: &str, known_as: &str) -> String {
-    format!("in/{name}{}", ending(known_as))
-}
-
-/// What `{out.NAME}` stands for.
-fn out(name: &str, place: &str) -> String {
-    format!("out/{name}{}", ending(place))
-}
-
-/// Whether a path stays below the folder it is taken from.
-fn stays_below(path: &str) -> bool {
-    !path.is_empty()
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-}
-
 impl Command {
     /// Holes that name nothing.
     fn unknown_holes(&self) -> Vec<Error> {
@@ -217,12 +196,27 @@ impl Command {
             })
         };
         let found = holes(&self.run).into_iter().filter_map(|hole| match hole {
-            Hole::In(name) => unknown("inputs", name, keys(&self.inputs)),
+            Hole::In(name) | Hole::Each(name) => unknown("inputs", name, keys(&self.inputs)),
             Hole::Out(name) => unknown("outputs", name, keys(&self.outputs)),
             Hole::Param(name) => unknown("params", name, keys(&self.params)),
             Hole::Threads => None,
         });
         found.collect()
+    }
+
+    /// Words that would hold several files at once.
+    fn crowded_words(&self) -> Vec<Error> {
+        let Words::List(words) = &self.run else { return vec![] };
+        let crowded = words.iter().filter(|word| {
+            let within = Words::Line((*word).clone());
+            lone_hole(word).is_none() && holes(&within).iter().any(|hole| matches!(hole, Hole::Each(_)))
+        });
+        let error = |word: &String| {
+            Error::input(format!("`{word}` would hold several files in one word"))
+                .note("`{each.NAME}` stands for a word per file")
+                .hint("write it as a word of its own, or give the folder with `{in.NAME}`")
+        };
+        crowded.map(error).collect()
     }
 
     /// Outputs of which neither the command nor a place says where it is written.
@@ -246,6 +240,7 @@ impl Command {
         fill(place, &|hole| match hole {
             Hole::Param(name) => self.params.get(name).map_or(String::new(), Scalar::word),
             Hole::In(name) => format!("{{in.{name}}}"),
+            Hole::Each(name) => format!("{{each.{name}}}"),
             Hole::Out(name) => format!("{{out.{name}}}"),
             Hole::Threads => "{threads}".into(),
         })
@@ -262,40 +257,24 @@ impl Command {
         if self.names_output(name) { out(name, &place) } else { place }
     }
 
-    /// Links every input into the private folder. Gives each one's path there.
-    fn link_inputs(&self, cx: &Ctx, folder: &Path) -> Result<BTreeMap<&str, String>> {
-        let mut links = BTreeMap::new();
-        for (name, input) in &self.inputs {
-            let target = cx.path(input)?;
-            let known_as = cx.known_as(input)?;
-            let link = linked_at(name, &known_as);
-            symlink(target, &folder.join(&link))?;
-            // Programs that know their files by relative paths find them there.
-            let own = folder.join(&known_as);
-            if stays_below(&known_as) && !own.exists() {
-                let parent = own.parent().unwrap_or(folder);
-                std::fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
-                symlink(target, &own)?;
-            }
-            links.insert(name.as_str(), link);
-        }
-        Ok(links)
-    }
-
     /// The program and its arguments.
-    fn arguments(&self, cx: &Ctx, inputs: &BTreeMap<&str, String>) -> Result<Vec<String>> {
-        let value = |hole: Hole| match hole {
-            Hole::In(name) => inputs.get(name).cloned().unwrap_or_default(),
-            Hole::Out(name) => self.written_at(name),
-            Hole::Param(name) => self.params.get(name).map_or(String::new(), Scalar::word),
-            Hole::Threads => cx.threads().to_string(),
+    fn arguments(&self, cx: &Ctx, inputs: &BTreeMap<&str, Linked>) -> Result<Vec<String>> {
+        let values = |hole: Hole| match hole {
+            Hole::In(name) => inputs.get(name).map(|linked| linked.path.clone()).into_iter().collect(),
+            Hole::Each(name) => inputs.get(name).map(|linked| linked.files.clone()).unwrap_or_default(),
+            Hole::Out(name) => vec![self.written_at(name)],
+            Hole::Param(name) => vec![self.params.get(name).map_or(String::new(), Scalar::word)],
+            Hole::Threads => vec![cx.threads().to_string()],
         };
+        let in_quotes = |hole: Hole| values(hole).iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         Ok(match &self.run {
-            Words::Line(line) => {
-                vec![SHELL.into(), "-c".into(), fill(line, &|hole| quoted(&value(hole)))]
-            }
+            Words::Line(line) => vec![SHELL.into(), "-c".into(), fill(line, &in_quotes)],
             Words::List(words) => {
-                let mut words: Vec<String> = words.iter().map(|word| fill(word, &value)).collect();
+                let filled = |word: &String| match lone_hole(word) {
+                    Some(hole) => values(hole),
+                    None => vec![fill(word, &|hole| values(hole).join(" "))],
+                };
+                let mut words: Vec<String> = words.iter().flat_map(filled).collect();
                 // A program given by its path lies in the project, not in the private folder.
                 if let Some(program) = words.first_mut().filter(|word| word.contains('/')) {
                     *program = absolute(&cx.project().join(&*program))?.display().to_string();
@@ -368,14 +347,6 @@ impl Command {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::io("find", path, &e))
-}
-
-fn symlink(target: &Path, link: &Path) -> Result<()> {
-    std::os::unix::fs::symlink(absolute(target)?, link).map_err(|e| Error::io("make the link", link, &e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,9 +406,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_at_its_default_or_no_part_of_the_result_is_not_in_the_parameters() {
+    fn what_is_no_part_of_the_result_is_not_in_the_parameters() {
         let params =
             serde_json::to_value(command(json!({"run": "x", "resources": {"cpus": 3}, "cache": true}))).unwrap();
-        assert_eq!(params, json!({"run": "x", "inputs": {}, "params": {}, "outputs": {}, "env": []}));
+        let all = json!({
+            "run": "x", "inputs": {}, "params": {}, "outputs": {}, "env": [],
+            "resume": false, "cache": true, "metrics": null,
+        });
+        assert_eq!(params, all);
     }
 }

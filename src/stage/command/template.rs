@@ -1,6 +1,6 @@
 //! The words of a command with what stands for inputs, outputs and parameters in them.
 //!
-//! `{in.NAME}`, `{out.NAME}`, `{param.NAME}` and `{threads}` are filled in; any other brace is left as it is, so that
+//! `{in.NAME}`, `{each.NAME}`, `{out.NAME}`, `{param.NAME}` and `{threads}` are filled in; any other brace is left as it is, so that
 //! `awk '{print $1}'` needs no escapes.
 
 use crate::stage::Words;
@@ -9,6 +9,8 @@ use crate::stage::Words;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hole<'a> {
     In(&'a str),
+    /// Every file of an input, as words of their own.
+    Each(&'a str),
     Out(&'a str),
     Param(&'a str),
     Threads,
@@ -21,6 +23,7 @@ impl<'a> Hole<'a> {
         }
         match text.split_once('.')? {
             ("in", name) => Some(Self::In(name)),
+            ("each", name) => Some(Self::Each(name)),
             ("out", name) => Some(Self::Out(name)),
             ("param", name) => Some(Self::Param(name)),
             _ => None,
@@ -61,6 +64,14 @@ pub(super) fn holes(words: &Words) -> Vec<Hole<'_>> {
     words.texts().iter().flat_map(|text| of(text)).collect()
 }
 
+/// The hole that is all of a word, if one is.
+pub(super) fn lone_hole(word: &str) -> Option<Hole<'_>> {
+    match parts(word)[..] {
+        [Part::Text(""), Part::Hole(hole), Part::Text("")] => Some(hole),
+        _ => None,
+    }
+}
+
 /// The text with its holes filled.
 pub(super) fn fill(text: &str, value: &dyn Fn(Hole) -> String) -> String {
     let filled = parts(text).into_iter().map(|part| match part {
@@ -90,11 +101,13 @@ mod tests {
         let expected = [Hole::In("a"), Hole::In("b"), Hole::Out("c"), Hole::Param("x"), Hole::Threads];
         assert_eq!(holes(&words), expected);
         let value = |hole: Hole| match hole {
-            Hole::In(name) | Hole::Out(name) | Hole::Param(name) => name.to_uppercase(),
+            Hole::In(name) | Hole::Each(name) | Hole::Out(name) | Hole::Param(name) => name.to_uppercase(),
             Hole::Threads => "2".into(),
         };
         assert_eq!(fill(text, &value), "awk '{print $1}' A/B > C ${HOME} X2 {in.d");
         assert_eq!(fill("{{in.a}}", &value), "{A}");
+        assert_eq!(lone_hole("{each.a}"), Some(Hole::Each("a")));
+        assert!(["x{each.a}", "{each.a} ", "{each.a}{each.b}", "x"].iter().all(|word| lone_hole(word).is_none()));
     }
 
     #[test]
