@@ -11,7 +11,7 @@ pub(super) fn uniform(seed: u64, len: usize) -> Vec<f32> {
 }
 
 /// A tensor of numbers in [-1, 1).
-pub(super) fn tensor(seed: u64, shape: impl Into<Shape>) -> Tensor {
+pub(crate) fn tensor(seed: u64, shape: impl Into<Shape>) -> Tensor {
     let shape = shape.into();
     Tensor::from_vec(uniform(seed, shape.elem_count()), shape, &Device::Cpu).unwrap()
 }
@@ -22,7 +22,7 @@ pub(super) fn rounded(tensor: &Tensor) -> Var {
     Var::from_vec(rounded, tensor.shape(), &Device::Cpu).unwrap()
 }
 
-pub(super) fn numbers(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -62,7 +62,7 @@ impl candle_core::CustomOp1 for Told {
         Ok((candle_core::CpuStorage::F32(vec![0.0]), ().into()))
     }
 
-    fn fwd(
+    fn cuda_fwd(
         &self,
         storage: &candle_core::CudaStorage,
         _: &candle_core::Layout,

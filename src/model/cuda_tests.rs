@@ -30,8 +30,7 @@ fn pass(device: &Device, precision: Precision) -> Vec<Vec<f32>> {
     let spec = BackboneSpec::Small(Small { channels: vec![5, 7], width: 9, dropout: 0.0 });
     let model = HashModel::seeded(&spec, 6, 19, 3, device).unwrap().in_precision(precision);
     for (i, (_, var)) in model.parameters().iter().enumerate() {
-        let shaken =
-            (var.to_device(&Device::Cpu).unwrap() + (tensor(10 + i as u64, var.shape()) * 0.1).unwrap()).unwrap();
+        let shaken = (var.to_device(&Device::Cpu).unwrap() + (tensor(10 + i as u64, var.shape()) * 0.1)).unwrap();
         var.set(&shaken.to_device(device).unwrap()).unwrap();
     }
     let xs = model.images(numbers(&tensor(1, (5, 3, 19, 19))), 5, device).unwrap();
@@ -91,7 +90,7 @@ fn a_training_learns_what_the_cpu_learns_and_either_goes_on_with_the_others_chec
         |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs());
     assert!(same(&ours, &expected), "{ours:?}, not {expected:?}");
     let scratch = TempDir::new().unwrap();
-    let mut stopped = |device: &Device, at: usize| {
+    let stopped = |device: &Device, at: usize| {
         let mut steps = 0;
         run(&recipe(), scratch.path(), device, &mut |_| {
             steps += 1;
