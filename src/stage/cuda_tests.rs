@@ -17,7 +17,7 @@ fn a_network_is_trained_and_encodes_on_the_gpu_of_its_task() {
             "backbone": { "name": "small", "channels": [4], "width": 6 },
             "optimizer": { "name": "sgd", "lr": 0.01 }, "transform": { "resize": 8, "crop": 8 },
         });
-        let train = || run(Job { gpu: Some(0), ..desk.job("train", params.clone()) }).ok();
+        let train = || run(Job { gpus: vec![0], ..desk.job("train", params.clone()) }).ok();
         let (first, second) = (train(), train());
         assert!(first.bytes("model") == second.bytes("model"), "{precision}");
         assert_eq!(first.warnings(), [""; 0], "a GPU has all precisions");
@@ -26,7 +26,8 @@ fn a_network_is_trained_and_encodes_on_the_gpu_of_its_task() {
         let params = json!({ "model": precision, "list": "list", "batch": 7, "precision": precision });
         let encode = |gpu: Option<usize>| {
             let shards = desk.path(&format!("{precision} {gpu:?}"));
-            run(Job { gpu, shards, ..desk.job("encode", params.clone()) }).ok()
+            let gpus = gpu.into_iter().collect();
+            run(Job { gpus, shards, ..desk.job("encode", params.clone()) }).ok()
         };
         let (ours, expected) = (encode(Some(0)), encode(None));
         let codes = |ended: &super::testing::Ended| crate::retrieval::read(&ended.path("codes")).unwrap().0;

@@ -263,7 +263,7 @@ mod cuda_tests {
     #[test]
     fn two_gpus_add_up_as_the_host_does() {
         let Some(devices) = gpus() else { return };
-        let of = |device: &Device, seed| {
+        let of = |device: &Device, seed: u64| {
             let one = |i: u64| tensor(10 * seed + i, (7, 3 + i as usize)).to_device(device).unwrap();
             (0..5).map(one).collect::<Vec<_>>()
         };
