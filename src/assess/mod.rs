@@ -7,7 +7,7 @@ mod told;
 
 use crate::certainty::{self, Interval, LEVEL};
 use crate::per_query::{Column, PerQuery};
-use crate::retrieval::{self, Codes, Engine, Evaluation, QueryResult, Refusal, Relevance, Statistics, Wanted};
+use crate::retrieval::{self, Backend, Codes, Engine, Evaluation, QueryResult, Refusal, Relevance, Statistics, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use told::{figures, metric_name};
@@ -21,6 +21,8 @@ pub struct Sides<'a> {
     pub queries: &'a Codes,
     pub database: &'a Codes,
     pub relevance: Relevance<'a>,
+    /// What compares the codes; it changes no figure.
+    pub backend: &'a Backend,
 }
 
 /// What is asked of it.
@@ -70,7 +72,7 @@ pub fn assess<E: From<Refusal>>(
     asked: Asked,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Assessment, E> {
-    let Sides { queries, database, relevance } = sides;
+    let Sides { queries, database, relevance, backend } = sides;
     let ranks = |k: &usize| if *k == 0 { usize::MAX } else { *k };
     let top_k: Vec<usize> = asked.top_k.iter().map(ranks).collect();
     let means: Vec<usize> = top_k.iter().copied().chain(asked.also.iter().map(ranks)).collect();
@@ -79,7 +81,7 @@ pub fn assess<E: From<Refusal>>(
         false => vec![],
     };
     let wanted = Wanted { exclude: exclude(asked.exclude_self), ..Wanted::all(&means) };
-    let evaluation = retrieval::evaluate(queries, database, relevance, &wanted, &mut progress)?;
+    let evaluation = retrieval::evaluate_on(backend, queries, database, relevance, &wanted, &mut progress)?;
     let place = |k: &usize| evaluation.summary.map.iter().position(|map| map.k == (*k).min(database.len()));
     let main = top_k.first().and_then(place).unwrap_or(0);
     let others: BTreeSet<usize> = top_k.iter().filter_map(place).filter(|at| *at != main).collect();
@@ -87,7 +89,7 @@ pub fn assess<E: From<Refusal>>(
         true => None,
         false => {
             let wanted = Wanted { exclude: exclude(!asked.exclude_self), ..Wanted::map_only(&means) };
-            Some(retrieval::evaluate(queries, database, relevance, &wanted, &mut progress)?)
+            Some(retrieval::evaluate_on(backend, queries, database, relevance, &wanted, &mut progress)?)
         }
     };
     let intervals = intervals(&evaluation, other.as_ref(), main, asked);
@@ -129,7 +131,7 @@ fn retrieved(sides: Sides, wanted: &Wanted, count: usize) -> Result<Option<Vec<V
         return Ok(None);
     }
     let most = wanted.exclude.iter().map(Vec::len).max().unwrap_or(0);
-    let found = Engine::over(sides.database).top_k(sides.queries, count.saturating_add(most))?;
+    let found = Engine::over(sides.database).on(sides.backend).top_k(sides.queries, count.saturating_add(most))?;
     let kept = found.into_iter().enumerate().map(|(query, found)| {
         let out = wanted.exclude.get(query).map_or(&[][..], Vec::as_slice);
         found.into_iter().map(|near| near.index).filter(|index| !out.contains(index)).take(count).collect()

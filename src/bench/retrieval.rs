@@ -2,8 +2,9 @@
 
 use super::{Subject, pool};
 use crate::error::{Error, Result};
-use crate::retrieval::{self, Codes, Engine, Labels, Relevance, Wanted};
+use crate::retrieval::{self, Backend, Codes, Engine, Labels, Relevance, Wanted, evaluate_on};
 use crate::seeded::{Stream, stream};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Generated codes: uniform bits, the same on every machine.
@@ -13,6 +14,8 @@ pub struct Retrieval {
     pub database: usize,
     pub queries: usize,
     pub threads: usize,
+    /// What compares the codes.
+    pub backend: Backend,
 }
 
 /// What a machine does at most of what retrieval needs most.
@@ -51,19 +54,21 @@ impl Retrieval {
         let (queries, database) = (self.codes("queries", self.queries)?, self.codes("database", self.database)?);
         let (pool, floor_pool) = (pool(self.threads)?, pool(self.threads)?);
         let distances = (self.queries * self.database) as f64;
-        let (few, many) = (queries.clone(), database.clone());
+        let (few, engine) = (queries.clone(), Engine::new(database).on(&self.backend));
+        let (engine, place) = (Arc::new(engine), self.place());
+        let same = engine.clone();
         Ok(Subject {
-            name: format!("search {} x {} bits, {} queries, top {top}", self.database, self.bits, self.queries),
+            name: format!("search {} x {} bits, {} queries, top {top}{place}", self.database, self.bits, self.queries),
             speed_of: String::new(),
             unit: "distances",
             threads: self.threads,
             turn: Box::new(move || {
-                let found = pool.install(|| Engine::over(&database).top_k(&queries, top))?;
+                let found = pool.install(|| engine.top_k(&queries, top))?;
                 std::hint::black_box(found);
                 Ok(distances)
             }),
             floor: Some(Box::new(move || {
-                std::hint::black_box(floor_pool.install(|| retrieval::popcount_pass(&few, &many))?);
+                std::hint::black_box(floor_pool.install(|| same.popcount_pass(&few))?);
                 Ok(distances)
             })),
         })
@@ -88,27 +93,39 @@ impl Retrieval {
         };
         let (query_labels, labels) = (labels("queries", self.queries)?, labels("database", self.database)?);
         let (pool, floor_pool) = (pool(self.threads)?, pool(self.threads)?);
-        let (few, many) = (queries.clone(), database.clone());
+        let (few, many) = (queries.clone(), Engine::new(database.clone()).on(&self.backend));
+        let backend = self.backend.clone();
         let (count, distances) = (self.queries as f64, (self.queries * self.database) as f64);
         let what = if wanted.by_radius { "all metrics" } else { "mAP" };
         Ok(Subject {
-            name: format!("evaluate {} x {} bits, {} queries, {what}", self.database, self.bits, self.queries),
+            name: format!(
+                "evaluate {} x {} bits, {} queries, {what}{}",
+                self.database,
+                self.bits,
+                self.queries,
+                self.place()
+            ),
             speed_of: String::new(),
             unit: "distances",
             threads: self.threads,
             turn: Box::new(move || {
                 let relevance = Relevance::shared_class(&query_labels, &labels)?;
-                let found =
-                    pool.install(|| retrieval::evaluate::<Error>(&queries, &database, relevance, &wanted, |_| Ok(())))?;
+                let measure = || evaluate_on::<Error>(&backend, &queries, &database, relevance, &wanted, |_| Ok(()));
+                let found = pool.install(measure)?;
                 debug_assert_eq!(found.per_query.len() as f64, count);
                 std::hint::black_box(found);
                 Ok(distances)
             }),
             floor: Some(Box::new(move || {
-                std::hint::black_box(floor_pool.install(|| retrieval::popcount_pass(&few, &many))?);
+                std::hint::black_box(floor_pool.install(|| many.popcount_pass(&few))?);
                 Ok(distances)
             })),
         })
+    }
+
+    /// Behind a subject's name, where it is worked.
+    fn place(&self) -> &'static str {
+        if self.backend.is_gpu() { ", on a GPU" } else { "" }
     }
 
     /// Measures what the machine does at most; some tens of milliseconds.
@@ -138,7 +155,7 @@ mod tests {
     #[test]
     fn generated_codes_can_be_searched_and_measured() {
         for bits in [1, 64, 70] {
-            let of = Retrieval { bits, database: 300, queries: 5, threads: 2 };
+            let of = Retrieval { bits, database: 300, queries: 5, threads: 2, backend: Backend::default() };
             let mut search = of.search(3).unwrap();
             assert_eq!(((search.turn)().unwrap(), search.floor.as_mut().unwrap()().unwrap()), (1500.0, 1500.0));
             let mut evaluate = of.evaluate(7, Wanted::all(&[10])).unwrap();
@@ -146,7 +163,8 @@ mod tests {
             let limits = of.limits().unwrap();
             assert!(limits.popcounts_per_second > 0.0 && limits.bytes_per_second > 0.0);
         }
-        assert!(Retrieval { bits: 0, database: 1, queries: 1, threads: 1 }.search(1).is_err());
-        assert!(Retrieval { bits: 8, database: 0, queries: 1, threads: 1 }.search(1).is_err());
+        let of = |bits, database| Retrieval { bits, database, queries: 1, threads: 1, backend: Backend::default() };
+        assert!(of(0, 1).search(1).is_err());
+        assert!(of(8, 0).search(1).is_err());
     }
 }

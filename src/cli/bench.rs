@@ -1,5 +1,6 @@
 //! `hashpipe bench`: what this machine can do.
 
+use super::device_argument::DeviceArgument;
 use crate::bench::{Figures, Network, Retrieval, Subject, hash, images, measure, network};
 use crate::cache::Store;
 use crate::error::{Error, Place, Result};
@@ -111,6 +112,8 @@ struct Sizes {
     #[arg(long, value_name = "N", default_value_t = 200)]
     queries: usize,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     how: How,
 }
 
@@ -141,7 +144,7 @@ struct Evaluate {
 impl Sizes {
     fn retrieval(&self) -> Result<Retrieval> {
         let (bits, database, queries) = (self.bits, self.database, self.queries);
-        Ok(Retrieval { bits, database, queries, threads: self.how.threads()? })
+        Ok(Retrieval { bits, database, queries, threads: self.how.threads()?, backend: self.device.backend()? })
     }
 }
 
@@ -163,23 +166,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         return Err(Error::input(format!("`--seconds` is {}", how.seconds)).hint("give a number from 0 up"));
     }
     let file = Sample::for_all(arguments.what.is_none())?;
+    let mut retrieval = None;
     let mut subjects = match &arguments.what {
         Some(What::Forward(net)) => vec![net.subject(Pass::Forward)?],
         Some(What::Train(net)) => vec![net.subject(Pass::Train)?],
         Some(What::Images(of)) => vec![of.subject()?],
         Some(What::Hash(of)) => vec![hash(&of.file, how.threads()?)?],
-        Some(What::Search(of)) => vec![of.sizes.retrieval()?.search(of.top)?],
-        Some(What::Evaluate(of)) => vec![of.sizes.retrieval()?.evaluate(of.classes, of.wanted())?],
+        Some(What::Search(of)) => vec![retrieval.insert(of.sizes.retrieval()?).search(of.top)?],
+        Some(What::Evaluate(of)) => {
+            vec![retrieval.insert(of.sizes.retrieval()?).evaluate(of.classes, of.wanted())?]
+        }
         None => everything(how, &file)?,
     };
     if subjects.len() > 1 {
         note(&format!("{} measurements of {} s each, in turns", subjects.len(), how.seconds));
     }
     let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds))?;
-    let retrieval = match &arguments.what {
-        Some(What::Search(Search { sizes, .. }) | What::Evaluate(Evaluate { sizes, .. })) => Some(sizes.retrieval()?),
-        _ => None,
-    };
     show(&found, how.json, &retrieval.map(|of| beside(&of, &found)).transpose()?.unwrap_or_default());
     remember(&found, &how.cache)?;
     Ok(0)
@@ -296,10 +298,15 @@ fn remember(found: &[Figures], cache: &Path) -> Result<()> {
 
 /// What else the figures of retrieval say, and what the machine does at most.
 fn beside(of: &Retrieval, found: &[Figures]) -> Result<Vec<(&'static str, serde_json::Value)>> {
-    let limits = of.limits()?;
     let median = found.first().map_or(0.0, |figures| figures.median);
+    let per_query = ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6));
+    // What follows is of the processor.
+    if of.backend.is_gpu() {
+        return Ok(vec![per_query]);
+    }
+    let limits = of.limits()?;
     Ok(vec![
-        ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6)),
+        per_query,
         ("popcounts_per_second", json!(limits.popcounts_per_second)),
         ("bytes_read_per_second", json!(limits.bytes_per_second)),
         ("instructions", json!(instructions())),

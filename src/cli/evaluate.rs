@@ -3,6 +3,7 @@
 use super::codes_arguments::CodesForm;
 use super::codes_stats;
 use super::compare::positive;
+use super::device_argument::DeviceArgument;
 use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::certainty::Interval;
 use crate::error::{Error, Place, Result};
@@ -48,6 +49,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     form: CodesForm,
     /// One object of JSON
     #[arg(long)]
@@ -57,6 +60,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let written = |path| Form::of(path).map(|form| (path, form));
     let per_query = arguments.per_query.as_deref().map(written).transpose()?;
+    let backend = arguments.device.backend()?;
     let reading = arguments.form.reading();
     let queries = read_codes(&arguments.query_codes, reading)?;
     let database = read_codes(&arguments.database_codes, reading)?;
@@ -65,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     let same = themselves(arguments, &query_labels, &labels)?;
     let top_k = if arguments.top_k.is_empty() { vec![0] } else { arguments.top_k.clone() };
     let relevance = Relevance::shared_class(&query_labels.labels, &labels.labels)?;
-    let sides = Sides { queries: &queries.codes, database: &database.codes, relevance };
+    let sides = Sides { queries: &queries.codes, database: &database.codes, relevance, backend: &backend };
     let asked = Asked {
         top_k: &top_k,
         also: &[],

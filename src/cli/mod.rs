@@ -5,6 +5,7 @@ mod codes;
 mod codes_arguments;
 mod codes_stats;
 mod compare;
+mod device_argument;
 mod diff;
 mod dry_run;
 mod cache;

@@ -2,6 +2,7 @@
 
 use super::codes_arguments::CodesForm;
 use super::compare::positive;
+use super::device_argument::DeviceArgument;
 use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::external::read_codes;
@@ -29,6 +30,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     list: Option<PathBuf>,
     #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
     form: CodesForm,
     /// One line of JSON per query
     #[arg(long)]
@@ -36,6 +39,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8> {
+    let backend = arguments.device.backend()?;
     let reading = arguments.form.reading();
     let database = read_codes(&arguments.codes, reading)?;
     let queries = read_codes(&arguments.query, reading)?;
@@ -55,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         return Err(Error::data(format!("{codes} codes, but a list of {images} images"))
             .hint("give the list that the codes were made from"));
     }
-    let engine = Engine::over(&database.codes);
+    let engine = Engine::over(&database.codes).on(&backend);
     let found = match arguments.radius {
         Some(radius) => engine.within(&queries.codes, radius)?,
         None => engine.top_k(&queries.codes, arguments.top)?,

@@ -159,6 +159,12 @@ impl Job {
         let weights = packed::forward(geometry, weights);
         let weights = &Weights::new(geometry, frame, *precision, *filters, weights);
         let mut out = vec![0.0; self.images * self.out_len()];
+        if let Weights::Plain(weights) = weights
+            && self.images < rayon::current_num_threads()
+        {
+            self.forward_by_rows(xs, weights, bias, winners, &mut out);
+            return out;
+        }
         let winners: Vec<Option<&mut [u8]>> = if winners.is_empty() {
             (0..self.images).map(|_| None).collect()
         } else {
@@ -195,6 +201,26 @@ impl Job {
             convolve(maps);
             pooling.forward(maps, out, winners);
         });
+    }
+
+    /// One image after the other, the rows of each side by side: a few images alone would leave threads idle.
+    fn forward_by_rows(&self, xs: &[f32], weights: &Packed, bias: &[f32], winners: &mut [u8], out: &mut [f32]) {
+        let Geometry { stride, out_height, out_width, .. } = self.geometry;
+        let (mut frame, mut maps) = (Shared::take(), Shared::take());
+        let (frame, maps) = (frame.sized(self.frame.len()), maps.sized(self.conv_len()));
+        let (row_len, lines) = (self.frame.row_len(), out_height.div_ceil(2 * rayon::current_num_threads()));
+        let mut winners = winners.chunks_exact_mut(self.out_len());
+        for (out, image) in out.chunks_exact_mut(self.out_len()).zip(xs.chunks_exact(self.geometry.image_len())) {
+            self.frame.fill(image, frame);
+            maps.par_chunks_mut(lines * out_width * self.filters).enumerate().for_each(|(part, maps)| {
+                let frame = &frame[part * lines * stride * row_len..];
+                convolve(&self.geometry, row_len, frame, weights, Some(bias), self.relu, maps);
+            });
+            match &self.pooling {
+                Some(pooling) => pooling.forward(maps, out, winners.next()),
+                None => out.copy_from_slice(maps),
+            }
+        }
     }
 
     /// Gradients before bias, ReLU and pooling, and of the bias.
@@ -342,7 +368,7 @@ impl Job {
     }
 }
 
-/// All filters over a framed image, to `[out_height, out_width, filters]`.
+/// All filters over a framed image, or over its rows from some on, to `[rows, out_width, filters]`.
 fn convolve(
     geometry: &Geometry,
     row_len: usize,
@@ -352,7 +378,7 @@ fn convolve(
     relu: bool,
     out: &mut [f32],
 ) {
-    let Geometry { channels, kernel, stride, out_height, out_width, .. } = *geometry;
+    let Geometry { channels, kernel, stride, out_width, .. } = *geometry;
     let filters = weights.filters;
     for (first, packed) in weights.panels() {
         let columns = panel().min(filters - first);
@@ -366,9 +392,8 @@ fn convolve(
             b_segment: kernel * channels * columns,
         };
         let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-        for y in 0..out_height {
-            let values = &mut out[y * out_width * filters + first..];
-            let out = Output { values, stride: filters, rows: out_width, columns };
+        for (y, line) in out.chunks_exact_mut(out_width * filters).enumerate() {
+            let out = Output { values: &mut line[first..], stride: filters, rows: out_width, columns };
             sums(&terms, &frame[y * stride * row_len..], packed, start, relu, out);
         }
     }

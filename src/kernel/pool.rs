@@ -55,6 +55,13 @@ impl Pooling {
         (0..out_height).flat_map(move |y| (0..out_width).map(move |x| (y * out_width + x, (y * width + x) * stride)))
     }
 
+    /// The pixels of the window at a corner, row by row.
+    #[inline(always)]
+    fn window(&self, corner: usize) -> impl Iterator<Item = usize> + use<> {
+        let Self { kernel, width, .. } = *self;
+        (0..kernel).flat_map(move |y| (corner + y * width)..(corner + y * width + kernel))
+    }
+
     /// Maxima of one map; with `winners`, where in its window each was found.
     pub(super) fn forward(&self, xs: &[f32], ys: &mut [f32], winners: Option<&mut [u8]>) {
         dispatch(Forward { pooling: self, xs, ys, winners });
@@ -62,13 +69,13 @@ impl Pooling {
 
     #[inline(always)]
     fn pool<const NOTED: bool>(&self, xs: &[f32], ys: &mut [f32], winners: &mut [u8]) {
-        let Self { kernel, width, channels, .. } = *self;
+        let channels = self.channels;
         for (place, corner) in self.windows() {
             for channel in (0..channels).step_by(LANES) {
                 let lanes = LANES.min(channels - channel);
                 let (mut most, mut winner) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
-                for i in 0..kernel * kernel {
-                    let at = (corner + i / kernel * width + i % kernel) * channels + channel;
+                for (i, pixel) in self.window(corner).enumerate() {
+                    let at = pixel * channels + channel;
                     if lanes == LANES {
                         let numbers: &[f32; LANES] = xs[at..].first_chunk().expect("the window is in the map");
                         take_larger::<NOTED>(&mut most, &mut winner, numbers, i as u32);
@@ -95,7 +102,7 @@ impl Pooling {
 
     #[inline(always)]
     fn scatter(&self, ys: &[f32], upstream: &[f32], winners: &[u8], relu: bool, dx: &mut [f32]) {
-        let Self { kernel, width, channels, height, .. } = *self;
+        let Self { width, channels, height, .. } = *self;
         dx[..height * width * channels].fill(0.0);
         for (place, corner) in self.windows() {
             for channel in (0..channels).step_by(LANES) {
@@ -106,8 +113,8 @@ impl Pooling {
                     up[i] = if !relu || ys[at + i] > 0.0 { upstream[at + i] } else { 0.0 };
                     winner[i] = u32::from(winners[at + i]);
                 }
-                for i in 0..kernel * kernel {
-                    let at = (corner + i / kernel * width + i % kernel) * channels + channel;
+                for (i, pixel) in self.window(corner).enumerate() {
+                    let at = pixel * channels + channel;
                     let to = &mut dx[at..at + lanes];
                     if let Some(to) = to.first_chunk_mut::<LANES>() {
                         add_if_won(to, &up, &winner, i as u32);
@@ -164,13 +171,19 @@ impl Task for Backward<'_> {
 /// The larger numbers so far, and where they were found; NaN is larger than any, as in PyTorch.
 #[inline(always)]
 fn take_larger<const NOTED: bool>(most: &mut [f32; LANES], winner: &mut [u32; LANES], xs: &[f32; LANES], place: u32) {
-    for i in 0..LANES {
-        let larger = xs[i] > most[i] || xs[i].is_nan();
-        most[i] = if larger { xs[i] } else { most[i] };
-        if NOTED {
-            winner[i] = if larger { place } else { winner[i] };
-        }
+    // With masks, which become vectors: of conditions the compiler made a jump for each number.
+    let larger: [u32; LANES] =
+        std::array::from_fn(|i| 0u32.wrapping_sub(u32::from((xs[i] > most[i]) | xs[i].is_nan())));
+    *most = std::array::from_fn(|i| f32::from_bits(choose(larger[i], xs[i].to_bits(), most[i].to_bits())));
+    if NOTED {
+        *winner = std::array::from_fn(|i| choose(larger[i], place, winner[i]));
     }
+}
+
+/// `a` where the mask's bits are set, `b` elsewhere.
+#[inline(always)]
+fn choose(mask: u32, a: u32, b: u32) -> u32 {
+    a & mask | b & !mask
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 fn device() -> Option<Device> {
     let device = open(Some(0));
     if let Err(error) = &device {
-        eprintln!("skipped: {}", error.message());
+        eprintln!("skipped: no GPU: {}", error.message());
     }
     device.ok()
 }

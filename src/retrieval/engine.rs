@@ -4,16 +4,21 @@
 //! (`nearest`). Groups, and parts of the database where there are few groups, are spread over all cores; results do not
 //! depend on how many.
 //!
+//! Where a GPU was asked for ([`Engine::on`]), it gives the same results.
+//!
 //! There is no index: multi-index hashing (4 tables of 16 bits) was measured at 1,000,000 x 64 bits and lost to this at
 //! k = 1, 10 and 100; see `doc/design.md`.
 
+use super::backend::Placed;
+use super::gpu::{self, Source};
 use super::nearest::{Nearest, limits, sample};
-use super::popcount::Distance;
+use super::popcount::{Distance, popcount_pass};
 use super::scan::Pair;
-use super::{Codes, MAX_CODES, Refusal};
+use super::{Backend, Codes, MAX_CODES, Refusal};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Queries that pass over a database together.
 const GROUP: usize = 16;
@@ -43,6 +48,7 @@ pub struct Engine<'a> {
     /// One bit per code, 1 where it was removed; as long as needed.
     removed: Vec<u64>,
     removed_count: usize,
+    placed: Placed,
 }
 
 impl Engine<'static> {
@@ -59,7 +65,20 @@ impl<'a> Engine<'a> {
     }
 
     fn of(database: Cow<'a, Codes>) -> Self {
-        Self { bits: database.bits(), segments: vec![database], removed: vec![], removed_count: 0 }
+        Self {
+            bits: database.bits(),
+            segments: vec![database],
+            removed: vec![],
+            removed_count: 0,
+            placed: Placed::default(),
+        }
+    }
+
+    /// The same engine, searched by what was opened. A GPU takes the database when it is first searched, and again after
+    /// it has changed.
+    #[must_use]
+    pub fn on(self, backend: &Backend) -> Self {
+        Self { placed: Placed::on(backend), ..self }
     }
 
     /// Length of the codes, in bits.
@@ -98,6 +117,7 @@ impl<'a> Engine<'a> {
         if start + codes.len() > MAX_CODES {
             return Err(Refusal::TooManyCodes);
         }
+        self.placed.forget();
         // The first segment may be large, mapped, or somebody else's; the second is what grows.
         match &mut self.segments[..] {
             [_, .., tail] => tail.to_mut().append(codes)?,
@@ -114,6 +134,7 @@ impl<'a> Engine<'a> {
         if self.removed.len() <= position / 64 {
             self.removed.resize(position / 64 + 1, 0);
         }
+        self.placed.forget();
         self.removed[position / 64] |= 1 << (position % 64);
         self.removed_count += 1;
         true
@@ -135,7 +156,9 @@ impl<'a> Engine<'a> {
             for part in rest {
                 whole.append(&part).expect("codes of one length, and no more than before");
             }
-            *self = Self::of(Cow::Owned(whole));
+            let placed = std::mem::take(&mut self.placed);
+            *self = Self { placed, ..Self::of(Cow::Owned(whole)) };
+            self.placed.forget();
         }
         kept
     }
@@ -153,6 +176,9 @@ impl<'a> Engine<'a> {
         if k == 0 {
             self.pair(queries, &self.segments[0])?;
             return Ok(vec![vec![]; queries.len()]);
+        }
+        if let Some(scan) = self.scan(queries)? {
+            return gpu::top_k(&*scan, &self.source(), queries, self.half_bits(queries), k);
         }
         let (ternary, sample) = (self.half_bits(queries), sample(&self.segments[0]));
         self.in_portions(queries, k, |queries| {
@@ -179,6 +205,9 @@ impl<'a> Engine<'a> {
     pub fn within(&self, queries: &Codes, radius: usize) -> Result<Vec<Vec<Neighbour>>, Refusal> {
         let steps = if self.half_bits(queries) { 2 } else { 1 };
         let limit = radius.saturating_mul(steps);
+        if let Some(scan) = self.scan(queries)? {
+            return gpu::within(&*scan, &self.source(), queries, self.half_bits(queries), limit);
+        }
         self.in_portions(queries, usize::MAX, |queries| self.search(queries, usize::MAX, &vec![limit; queries.len()]))
     }
 
@@ -206,6 +235,9 @@ impl<'a> Engine<'a> {
     /// Queries of another length.
     pub fn histogram(&self, queries: &Codes) -> Result<Vec<Vec<u32>>, Refusal> {
         let levels = self.pair(queries, &self.segments[0])?.levels();
+        if let Some(scan) = self.scan(queries)? {
+            return gpu::histogram(&*scan, &self.source(), queries, self.half_bits(queries));
+        }
         let groups: Vec<Range<usize>> = chunks(queries.len(), GROUP).collect();
         let counted = groups.into_par_iter().map(|group| {
             let mut counts = vec![vec![0; levels]; group.len()];
@@ -217,6 +249,32 @@ impl<'a> Engine<'a> {
             Ok(counts)
         });
         Ok(counted.collect::<Result<Vec<_>, Refusal>>()?.concat())
+    }
+
+    /// The database on the GPU that is to search it; nothing, if the processor is to, or nothing is to be done.
+    fn scan(&self, queries: &Codes) -> Result<Option<Arc<dyn gpu::Scan>>, Refusal> {
+        self.pair(queries, &self.segments[0])?;
+        if self.positions() == 0 || queries.is_empty() { Ok(None) } else { self.placed.scan(|| self.source()) }
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source {
+            segments: self.segments.iter().map(|segment| &**segment).collect(),
+            removed: &self.removed,
+            labels: None,
+        }
+    }
+
+    /// Compares every word with the first word of each query and adds up the ones: see
+    /// [`popcount_pass`](super::popcount_pass).
+    ///
+    /// # Errors
+    /// Queries of another length.
+    pub fn popcount_pass(&self, queries: &Codes) -> Result<u64, Refusal> {
+        if let Some(scan) = self.scan(queries)? {
+            return gpu::total(&*scan, &self.source(), queries, self.half_bits(queries));
+        }
+        self.segments.iter().map(|segment| popcount_pass(queries, segment)).sum()
     }
 
     fn pair<'b>(&self, queries: &'b Codes, segment: &'b Codes) -> Result<Pair<'b>, Refusal> {

@@ -213,7 +213,11 @@ fn damaged(message: &str) -> Error {
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        let kind = if refusal == Refusal::ZeroTopK { Kind::Input } else { Kind::Data };
+        let kind = match refusal {
+            Refusal::ZeroTopK => Kind::Input,
+            Refusal::Gpu(_) => Kind::Stage,
+            _ => Kind::Data,
+        };
         let error = Self::new(kind, refusal.to_string());
         match refusal {
             Refusal::NotANumber { .. } => error.hint("the training has diverged: lower its learning rate"),
@@ -222,6 +226,9 @@ impl From<Refusal> for Error {
             }
             Refusal::DifferentClasses { .. } => error.hint("take both lists from the same data set"),
             Refusal::LabelCount { .. } => error.hint("give the list that the codes were made from"),
+            Refusal::Gpu(words) => {
+                error.note(words).hint("the CPU gives the same results: leave out `--device`, or say `gpus = 0`")
+            }
             Refusal::TernaryFile => error.hint("encode with outputs that are not exactly 0"),
             Refusal::ZeroTopK => error.hint("set `top_k` to 1 or more, or leave it out to rank the whole database"),
             _ => error,

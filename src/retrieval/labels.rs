@@ -89,7 +89,8 @@ impl Labels {
         (0..self.classes).map(|class| self.row(class).iter().map(|word| word.count_ones()).sum()).collect()
     }
 
-    fn row(&self, class: usize) -> &[u64] {
+    /// Which items have a class: a bit for each.
+    pub(super) fn row(&self, class: usize) -> &[u64] {
         let row = self.items.div_ceil(64);
         &self.words[class * row..(class + 1) * row]
     }

@@ -10,18 +10,23 @@
 //!                   nearest                 the nearest of each query, by counting
 //!                   |     |
 //!              engine     measure <- labels the nearest items, or every number of the ranking
+//!                   |     |
+//!                  backend, gpu             the same by a GPU, where one was asked for
 //! ```
 //!
 //! Distances are small integers, so everything is ordered by counting: nothing here sorts. Ties keep the order of the
 //! database, which makes every result reproducible; what the ties are worth is told beside it, exactly.
 //!
-//! Arithmetic on integers and labels, which knows nothing of tensors and stages. Only `file` touches the disk and
-//! knows the program's own error.
+//! Arithmetic on integers and labels, which knows nothing of tensors and stages. Only `file` touches the disk; it
+//! and `backend`, which opens GPUs, know the program's own error.
 
+mod backend;
 mod codes;
 mod counting;
 mod engine;
 mod file;
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "what only cards ask for"))]
+mod gpu;
 mod labels;
 mod measure;
 mod nearest;
@@ -32,13 +37,14 @@ mod search;
 mod statistics;
 mod words;
 
+pub use backend::Backend;
 pub use codes::{Codes, MAX_BITS, MAX_CODES};
 pub use engine::{Engine, Neighbour};
 pub use file::{Header, Provenance, map, read, write};
 pub use labels::{Labels, Relevance};
 pub use measure::{
     AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt,
-    QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate,
+    QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate, evaluate_on,
 };
 pub use popcount::{instructions, popcount_floor, popcount_pass};
 pub use refusal::Refusal;

@@ -69,6 +69,32 @@ impl Nearest {
         self.tighten();
     }
 
+    /// Looks at items of a whole database of which only those within the first limit are told: their places, ascending,
+    /// and their keys. What is kept is what [`take`](Self::take) would keep of blocks of `block` items.
+    pub(super) fn replay(&mut self, block: usize, at: &[u32], keys: &[u16]) {
+        let mut start = 0;
+        for here in at.chunk_by(|a, b| *a as usize / block == *b as usize / block) {
+            let known = self.keys.len();
+            for (&at, &key) in here.iter().zip(&keys[start..]) {
+                if usize::from(key >> 1) <= self.limit {
+                    self.keys.push(key);
+                    self.counts[usize::from(key >> 1)] += 1;
+                    if self.keeps_places {
+                        self.at.push(at);
+                    }
+                }
+            }
+            start += here.len();
+            self.within += self.keys.len() - known;
+            self.tighten();
+        }
+    }
+
+    /// The distance up to which items are wanted.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Lowers the limit while what is nearer is enough.
     fn tighten(&mut self) {
         while self.limit > 0 && self.within - self.counts[self.limit] as usize >= self.wanted {

@@ -1,7 +1,7 @@
 //! What retrieval refuses to work with. A plain enum: `file` turns it into the program's error.
 
 /// Input that has no meaning as codes, labels, or a question about them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// A code length outside of 1 to [`MAX_BITS`](super::MAX_BITS).
     Bits(usize),
@@ -35,11 +35,13 @@ pub enum Refusal {
     ExcludedItem { item: usize, database: usize },
     /// A file of codes that are not binary.
     TernaryFile,
+    /// A GPU that did not do what it was asked; its own words.
+    Gpu(String),
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {
+        match self {
             Self::Bits(bits) => write!(f, "codes of {bits} bits, where 1 to {} are possible", super::MAX_BITS),
             Self::OutputCount { expected, found } => {
                 write!(f, "{found} network outputs for a code of {expected} bits")
@@ -72,6 +74,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "item {item} is to be excluded, but the database has {database}")
             }
             Self::TernaryFile => write!(f, "some signs are zero, and a codes file holds ones and zeros only"),
+            Self::Gpu(_) => write!(f, "the GPU failed while it compared codes"),
         }
     }
 }

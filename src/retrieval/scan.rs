@@ -54,6 +54,16 @@ impl<'a> Pair<'a> {
         !self.ternary && self.queries.bits() <= u8::MOST
     }
 
+    /// Words of a code as it is compared.
+    fn width(&self) -> usize {
+        self.queries.words_per_code() * if self.ternary { 4 } else { 1 }
+    }
+
+    /// Codes of a block.
+    pub(super) fn block(&self) -> usize {
+        (BLOCK_WORDS / self.width() / 64 * 64).max(64)
+    }
+
     /// Gives `each` the distances of every one of `queries` to every code of `part`: the query's number, the codes'
     /// positions, and the distances. For a query, blocks come in order; they start at multiples of 64 from `part`'s
     /// start.
@@ -63,8 +73,7 @@ impl<'a> Pair<'a> {
         part: Range<usize>,
         mut each: impl FnMut(usize, Range<usize>, &[D]),
     ) {
-        let width = self.queries.words_per_code() * if self.ternary { 4 } else { 1 };
-        let block = (BLOCK_WORDS / width / 64 * 64).max(64);
+        let (width, block) = (self.width(), self.block());
         let widened: Vec<u64> = if self.ternary { self.widened_queries(queries.clone()) } else { vec![] };
         let (mut distances, mut room) = (vec![D::default(); block.min(part.len())], vec![]);
         for start in part.clone().step_by(block) {
@@ -104,7 +113,7 @@ impl<'a> Pair<'a> {
         let mut wide = vec![];
         let width = self.queries.words_per_code();
         for query in queries {
-            let (above, zeros) = (self.queries.code(query), of_code(self.queries, query));
+            let (above, zeros) = (self.queries.code(query), zeros_of(self.queries, query));
             let not_below = |j: usize| above[j] | zeros.get(j).copied().unwrap_or(0);
             wide.extend(above.iter().chain(above));
             wide.extend((0..width).map(not_below).chain((0..width).map(not_below)));
@@ -116,7 +125,7 @@ impl<'a> Pair<'a> {
         wide.clear();
         let width = self.database.words_per_code();
         for code in codes {
-            let (above, zeros) = (self.database.code(code), of_code(self.database, code));
+            let (above, zeros) = (self.database.code(code), zeros_of(self.database, code));
             for _ in 0..2 {
                 wide.extend(above);
                 wide.extend((0..width).map(|j| above[j] | zeros.get(j).copied().unwrap_or(0)));
@@ -126,7 +135,7 @@ impl<'a> Pair<'a> {
 }
 
 /// Which signs of a code are zero; empty if no code has any.
-fn of_code(codes: &Codes, i: usize) -> &[u64] {
+pub(super) fn zeros_of(codes: &Codes, i: usize) -> &[u64] {
     let width = codes.words_per_code();
     codes.zeros().get(i * width..(i + 1) * width).unwrap_or_default()
 }

@@ -11,7 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 
 /// What a task's stage can do with a GPU.
 pub fn use_of_gpu(task: &Task) -> Gpu {
-    if task.step.runs_a_program() { Gpu::Unknown } else { Gpu::of_builtin(task.step.resources().gpu) }
+    if task.step.runs_a_program() {
+        return Gpu::Unknown;
+    }
+    let is_asked = task.wants.gpus.is_some_and(|gpus| gpus > 0) || task.wants.gpu_memory.is_some();
+    Gpu::of_builtin(task.step.resources().gpu || task.step.can_use_a_gpu() && is_asked)
 }
 
 /// What a task wants, by what is written about it and what was seen of it.

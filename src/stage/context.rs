@@ -189,8 +189,13 @@ impl Ctx {
 
     /// The device the scheduler gave to this task: the first one, if it gave several.
     pub fn device(&self) -> Result<Device> {
+        crate::device::open(self.gpu())
+    }
+
+    /// The GPU the scheduler gave to this task, as the task counts them: the first one, if it gave several.
+    pub fn gpu(&self) -> Option<usize> {
         // The scheduler shows a task only its own cards, which are therefore numbered from 0.
-        crate::device::open(self.job.gpus.first().map(|_| 0))
+        self.job.gpus.first().map(|_| 0)
     }
 
     /// All devices the scheduler gave to this task, or as many of them as it can use; at least one.

@@ -7,7 +7,7 @@ use serde_json::json;
 #[test]
 fn a_network_is_trained_and_encodes_on_the_gpu_of_its_task() {
     if let Err(error) = crate::device::open(Some(0)) {
-        return eprintln!("skipped: {}", error.message());
+        return eprintln!("skipped: no GPU: {}", error.message());
     }
     let desk = Desk::new();
     desk.list("list", &desk.pictures(0..40, "all"));
@@ -24,12 +24,11 @@ fn a_network_is_trained_and_encodes_on_the_gpu_of_its_task() {
 
         std::fs::copy(first.path("model"), desk.path(precision)).unwrap();
         let params = json!({ "model": precision, "list": "list", "batch": 7, "precision": precision });
-        let encode = |gpu: Option<usize>| {
-            let shards = desk.path(&format!("{precision} {gpu:?}"));
-            let gpus = gpu.into_iter().collect();
+        let encode = |gpus: Vec<usize>| {
+            let shards = desk.path(&format!("{precision} {gpus:?}"));
             run(Job { gpus, shards, ..desk.job("encode", params.clone()) }).ok()
         };
-        let (ours, expected) = (encode(Some(0)), encode(None));
+        let (ours, expected) = (encode(vec![0]), encode(vec![]));
         let codes = |ended: &super::testing::Ended| crate::retrieval::read(&ended.path("codes")).unwrap().0;
         let (ours, expected) = (codes(&ours), codes(&expected));
         let differing =

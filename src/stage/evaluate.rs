@@ -7,7 +7,7 @@ use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::dataset::{self, List};
 use crate::error::{Error, Result};
 use crate::per_query::{Form, PerQuery};
-use crate::retrieval::{self, Codes, Labels, Relevance};
+use crate::retrieval::{self, Backend, Codes, Labels, Relevance};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -82,6 +82,10 @@ impl Stage for Evaluate {
         vec![("result", "result.json"), ("per_query", name)]
     }
 
+    fn can_use_a_gpu(&self) -> bool {
+        true
+    }
+
     fn run(&self, cx: &mut Ctx) -> anyhow::Result<()> {
         let (queries, query_images) = self.side(cx, &self.query_codes, &self.query_list)?;
         let (database, images) = self.side(cx, &self.database_codes, &self.database_list)?;
@@ -107,7 +111,8 @@ impl Stage for Evaluate {
         let same = &same;
         let asked =
             Asked { top_k: &top_k, also: &OTHER_CUTS, same, exclude_self, retrieved, resamples: RESAMPLES, seed: 0 };
-        let sides = Sides { queries: &queries, database: &database, relevance };
+        let backend = Backend::open(cx.gpu())?;
+        let sides = Sides { queries: &queries, database: &database, relevance, backend: &backend };
         let found = assess(sides, asked, |done| cx.step(done as u64, total, || "queries".into()))?;
         let metric = self.report(cx, &found, same.len())?;
 

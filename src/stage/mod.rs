@@ -66,6 +66,11 @@ pub trait Stage: Send + Sync {
         Resources { gpu: false }
     }
 
+    /// Whether a GPU can do its work where the file asks for one, though none is taken for it unasked.
+    fn can_use_a_gpu(&self) -> bool {
+        false
+    }
+
     /// Whether it runs a program of the user's: what that can do with threads and GPUs, only the user knows.
     fn runs_a_program(&self) -> bool {
         false

@@ -87,9 +87,9 @@ fn formula(tensor: u64, len: usize, bound: f64) -> Vec<f32> {
 }
 
 /// AlexNet with the golden file's weights, and no dropout.
-fn alexnet(bits: usize) -> HashModel {
+fn alexnet(bits: usize, device: &Device) -> HashModel {
     let spec = BackboneSpec::AlexNet(AlexNet { dropout: 0.0 });
-    let model = HashModel::seeded(&spec, bits, SIDE, 1, &Device::Cpu).unwrap();
+    let model = HashModel::seeded(&spec, bits, SIDE, 1, device).unwrap();
     for (tensor, (name, var)) in model.parameters().iter().enumerate() {
         let fan_in: usize = var.dims()[1..].iter().product();
         let bound = match name.as_str() {
@@ -98,7 +98,7 @@ fn alexnet(bits: usize) -> HashModel {
             _ => (6.0 / fan_in as f64).sqrt(),
         };
         let values = formula(tensor as u64, var.elem_count(), bound);
-        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap()).unwrap();
+        var.set(&Tensor::from_vec(values, var.shape(), device).unwrap()).unwrap();
     }
     model
 }
@@ -114,7 +114,18 @@ fn close(what: &str, ours: f64, golden: &Value, tolerance: f64) {
 }
 
 fn norm(tensor: &Tensor) -> f64 {
-    tensor.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+    tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F64)
+        .unwrap()
+        .sqr()
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .to_scalar::<f64>()
+        .unwrap()
+        .sqrt()
 }
 
 /// The weights of both sides come from one formula.
@@ -142,7 +153,7 @@ fn logits_are_close(golden: &Value, xs: &Tensor, tolerance: f64) {
     for bits in [16, 64] {
         let expected: Vec<Vec<f64>> = serde_json::from_value(golden["outputs"][bits.to_string()].clone()).unwrap();
         let largest = expected.iter().flatten().fold(0f64, |max, x| max.max(x.abs()));
-        let ours: Vec<Vec<f32>> = alexnet(bits).forward(xs, Mode::Eval).unwrap().to_vec2().unwrap();
+        let ours: Vec<Vec<f32>> = alexnet(bits, &Device::Cpu).forward(xs, Mode::Eval).unwrap().to_vec2().unwrap();
         let pairs = ours.iter().flatten().zip(expected.iter().flatten());
         let worst = pairs.fold(0f64, |max, (ours, golden)| max.max((f64::from(*ours) - golden).abs()));
         assert!(worst <= tolerance * largest, "{bits} bits: {worst} of {largest}");
@@ -151,10 +162,24 @@ fn logits_are_close(golden: &Value, xs: &Tensor, tolerance: f64) {
 
 #[test]
 fn three_steps_of_training_give_pytorchs_losses_gradients_and_weights() {
+    three_steps_give_pytorchs_numbers(&Device::Cpu);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "on an emulated GPU, AlexNet takes minutes"]
+fn three_steps_of_training_on_cuda_give_pytorchs_losses_gradients_and_weights() {
+    match hashpipe::device::open(Some(0)) {
+        Ok(device) => three_steps_give_pytorchs_numbers(&device),
+        Err(error) => eprintln!("skipped: no GPU: {}", error.message()),
+    }
+}
+
+fn three_steps_give_pytorchs_numbers(device: &Device) {
     let golden = golden(include_str!("../golden/train_steps.json"));
     let Some((xs, labels)) = images(&golden["images"], libjpeg).zip(labels(&golden["images"])) else { return };
     let (images, classes) = labels.dims2().unwrap();
-    let model = alexnet(16);
+    let (xs, model) = (xs.to_device(device).unwrap(), alexnet(16, device));
     // The scale is sqrt(1), sqrt(2), sqrt(3): one step of it per "epoch".
     let loss: LossSpec = serde_json::from_str(r#"{"name": "hashnet", "scale_every": 1}"#).unwrap();
     let mut loss = loss.builder().build(Sizes { images, classes, bits: 16 }).unwrap();

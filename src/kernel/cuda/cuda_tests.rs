@@ -17,7 +17,7 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Tf32, Precision::
 fn device() -> Option<Device> {
     let device = open(Some(0));
     if let Err(error) = &device {
-        eprintln!("skipped: {}", error.message());
+        eprintln!("skipped: no GPU: {}", error.message());
     }
     device.ok()
 }

@@ -253,7 +253,8 @@ mod cuda_tests {
     use super::*;
     use crate::device::open;
     use crate::kernel::testing::tensor;
-    use crate::model::exchange;
+    use crate::model::replica::Replica;
+    use crate::model::team::Team;
 
     fn gpus() -> Option<Vec<Device>> {
         let devices = (0..2).map(|slot| open(Some(slot))).collect::<crate::error::Result<_>>();
@@ -263,19 +264,20 @@ mod cuda_tests {
     #[test]
     fn two_gpus_add_up_as_the_host_does() {
         let Some(devices) = gpus() else { return };
-        let of = |device: &Device, seed: u64| {
-            let one = |i: u64| tensor(10 * seed + i, (7, 3 + i as usize)).to_device(device).unwrap();
-            (0..5).map(one).collect::<Vec<_>>()
-        };
-        let expected: Vec<Vec<f32>> =
-            (of(&Device::Cpu, 1).iter().zip(of(&Device::Cpu, 2))).map(|(a, b)| values(&(a + b).unwrap())).collect();
-        let exchange = exchange::of(&devices).unwrap();
+        let of = |seed: u64| (0..5).map(|i| tensor(10 * seed + i, (7, 3 + i as usize))).collect::<Vec<_>>();
+        let expected: Vec<Vec<f32>> = of(1).iter().zip(of(2)).map(|(a, b)| values(&(a + b).unwrap())).collect();
+        let recipe = recipe();
+        let model = HashModel::seeded(&recipe.backbone, recipe.bits, 16, 1, &devices[0]).unwrap();
+        let sizes = Sizes { images: 40, classes: 6, bits: recipe.bits };
+        let mut team = Team::new(&recipe, sizes, model, &devices).unwrap();
         for round in 0..3 {
-            let sums = exchange.sum(vec![of(&devices[0], 1), of(&devices[1], 2)]).unwrap();
-            for (sum, device) in sums.iter().zip(&devices) {
-                assert!(sum.iter().all(|sum| sum.device().same_device(device)));
-                assert!(sum.iter().map(values).collect::<Vec<_>>() == expected, "round {round}");
-            }
+            let there = |replica: &mut Replica, host: Vec<Tensor>| {
+                Ok(host.iter().map(|host| host.to_device(&replica.device).unwrap()).collect::<Vec<_>>())
+            };
+            let gradients = team.crew.each(vec![of(1), of(2)], there).unwrap();
+            let sums = team.exchange.sum(&mut team.crew, gradients).unwrap();
+            let sums = team.crew.each(sums, |_, sum| Ok(sum.iter().map(values).collect::<Vec<_>>())).unwrap();
+            assert!(sums.iter().all(|sum| *sum == expected), "round {round}");
         }
     }
 

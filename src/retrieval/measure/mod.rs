@@ -15,6 +15,7 @@
 mod query;
 mod ranked;
 mod reciprocals;
+mod scanned;
 mod summary;
 mod ties;
 mod wanted;
@@ -26,12 +27,19 @@ pub use query::{AveragePrecision, Ball, QueryResult, Spread};
 pub use summary::{ClassMap, CurvePoint, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt, RadiusPoint, Summary};
 pub use wanted::Wanted;
 
+pub(super) use ranked::LANES;
+#[cfg(any(test, feature = "cuda"))]
+pub(super) use ranked::STRIP;
+
+use super::gpu::Source;
 use super::nearest::{Nearest, limits, sample};
 use super::popcount::Distance;
 use super::scan::Pair;
-use super::{Codes, Refusal, Relevance};
-use ranked::{Ranked, Ranking};
+use super::{Backend, Codes, Refusal, Relevance};
+use ranked::{Ranked, Stable};
 use rayon::prelude::*;
+use scanned::Scanned;
+use std::borrow::Cow;
 use std::ops::Range;
 use summary::Curves;
 use ties::Group;
@@ -41,6 +49,8 @@ use wanted::Cuts;
 const PORTION: usize = 512;
 /// Queries that pass over the database together, at most.
 const GROUP: usize = 8;
+/// The same on a GPU, which is the faster the more there are.
+const ON_GPU: usize = 8 * PORTION;
 /// Bytes of what is kept of all items that stay in a second-level cache.
 const KEPT: usize = 1 << 18;
 
@@ -66,16 +76,40 @@ pub fn evaluate<E: From<Refusal>>(
     database: &Codes,
     relevance: Relevance,
     wanted: &Wanted,
+    progress: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Evaluation, E> {
+    evaluate_on(&Backend::default(), queries, database, relevance, wanted, progress)
+}
+
+/// The same, by what was opened; the result is the same to the bit.
+///
+/// # Errors
+/// Those of [`evaluate`], and of a GPU.
+pub fn evaluate_on<E: From<Refusal>>(
+    backend: &Backend,
+    queries: &Codes,
+    database: &Codes,
+    relevance: Relevance,
+    wanted: &Wanted,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
     let pass = Pass::new(queries, database, relevance, wanted)?;
+    let source = || Source { segments: vec![database], removed: &[], labels: Some(relevance.database) };
+    let loaded = backend.load(&source())?;
+    let scanned = loaded.as_deref().map(|scan| Scanned { scan, source: source() });
     let (mut per_query, mut curves) = (Vec::with_capacity(queries.len()), Curves::default());
-    for start in (0..queries.len()).step_by(PORTION) {
-        let end = queries.len().min(start + PORTION);
-        let groups: Vec<Range<usize>> =
-            (start..end).step_by(pass.group()).map(|start| start..end.min(start + pass.group())).collect();
-        let measured = groups.into_par_iter().map(|group| pass.measure(group));
-        for (result, groups) in measured.collect::<Result<Vec<_>, Refusal>>()?.into_iter().flatten() {
+    for start in (0..queries.len()).step_by(if scanned.is_some() { ON_GPU } else { PORTION }) {
+        let measured: Vec<(QueryResult, Vec<Group>)> = match &scanned {
+            Some(scanned) => {
+                let portions = (start..queries.len().min(start + ON_GPU)).step_by(PORTION);
+                scanned.measure(&pass, &portions.flat_map(|start| pass.groups(start)).collect::<Vec<_>>())?
+            }
+            None => {
+                let measured = pass.groups(start).into_par_iter().map(|group| pass.measure(group));
+                measured.collect::<Result<Vec<_>, Refusal>>()?.into_iter().flatten().collect()
+            }
+        };
+        for (result, groups) in measured {
             curves.add(&groups, result.relevant);
             per_query.push(result);
         }
@@ -122,13 +156,22 @@ impl<'a> Pass<'a> {
         Ok(Self { queries, pair, relevance, items: database.len(), sample, wanted, cuts, tables })
     }
 
+    /// The queries of a portion, by groups that pass over the database together.
+    fn groups(&self, start: usize) -> Vec<Range<usize>> {
+        let (end, group) = (self.queries.len().min(start + PORTION), self.group());
+        (start..end).step_by(group).map(|start| start..end.min(start + group)).collect()
+    }
+
     /// The numbers of a group of queries; and, if precision by radius is wanted, their items by distance.
     fn measure(&self, group: Range<usize>) -> Result<Vec<(QueryResult, Vec<Group>)>, Refusal> {
-        let most = group.clone().map(|query| self.first(query)).max().unwrap_or(0);
-        let ternary = self.pair.per_bit() > 1;
-        let limits = limits(self.queries, group.clone(), self.sample.as_ref(), most, self.items, ternary)?;
-        let ranked = self.rank(group.clone(), &limits);
+        let ranked = self.rank(group.clone(), &self.limits(group.clone())?);
         Ok(group.zip(ranked).map(|(query, ranked)| self.numbers(query, ranked)).collect())
+    }
+
+    /// A guess for each query of a group how far the ranks that count reach.
+    fn limits(&self, group: Range<usize>) -> Result<Vec<usize>, Refusal> {
+        let most = group.clone().map(|query| self.first(query)).max().unwrap_or(0);
+        limits(self.queries, group, self.sample.as_ref(), most, self.items, self.pair.per_bit() > 1)
     }
 
     /// Whether all items are kept for the `first` ranks: cheaper than to choose many.
@@ -154,11 +197,7 @@ impl<'a> Pass<'a> {
     fn rank(&self, group: Range<usize>, limits: &[usize]) -> Vec<Ranked<'_>> {
         let levels = self.pair.levels();
         let new = |(query, &limit): (usize, &usize)| {
-            let first = self.first(query).min(self.items);
-            // To keep all is cheaper than to choose many.
-            let nearest =
-                (first < self.items / 4).then(|| Nearest::new(first, limit, levels, !self.excluded(query).is_empty()));
-            let classes = self.relevance.queries.classes_of(query).collect();
+            let (nearest, classes) = (self.nearest(query, limit), self.relevance.queries.classes_of(query).collect());
             Ranked::new(self.relevance.database, classes, levels, nearest, self.wanted.needs_all())
         };
         let mut ranked: Vec<Ranked> = group.clone().zip(limits).map(new).collect();
@@ -171,6 +210,25 @@ impl<'a> Pass<'a> {
         ranked
     }
 
+    /// What keeps the nearest of a query; nothing, if everything is to be kept.
+    fn nearest(&self, query: usize, limit: usize) -> Option<Nearest> {
+        let first = self.first(query).min(self.items);
+        let (levels, keeps_places) = (self.pair.levels(), !self.excluded(query).is_empty());
+        (!self.keeps_all(first)).then(|| Nearest::new(first, limit, levels, keeps_places))
+    }
+
+    /// A query of which a card has counted the items, in rows by distance.
+    fn counted(&self, query: usize, nearest: Option<Nearest>, rows: &[u32]) -> Ranked<'_> {
+        let classes = self.relevance.queries.classes_of(query).collect();
+        let (levels, all) = (self.pair.levels(), self.wanted.needs_all());
+        Ranked::counted(self.relevance.database, classes, levels, nearest, rows, all)
+    }
+
+    /// A query that the sample misled, without a limit.
+    fn again(&self, query: usize) -> Option<Ranked<'_>> {
+        self.rank(query..query + 1, &[usize::MAX]).pop()
+    }
+
     fn pass<D: Distance>(&self, group: Range<usize>, place: impl Fn(usize) -> usize, ranked: &mut [Ranked]) {
         let kind = self.pair.kind();
         self.pair.scan(group, 0..self.items, |query, here, distances: &[D]| {
@@ -180,20 +238,34 @@ impl<'a> Pass<'a> {
 
     fn numbers(&self, query: usize, ranked: Ranked) -> (QueryResult, Vec<Group>) {
         // The sample misled: what is near was not all within the limit. Then without one.
-        let mut ranked = if ranked.is_enough() {
-            ranked
-        } else {
-            let again = self.rank(query..query + 1, &[usize::MAX]).pop();
-            again.unwrap_or(ranked)
-        };
+        let mut ranked = if ranked.is_enough() { ranked } else { self.again(query).unwrap_or(ranked) };
+        self.leave_out(query, &mut ranked);
+        self.result(query, ranked, None)
+    }
+
+    /// Takes out what is not there for a query.
+    fn leave_out(&self, query: usize, ranked: &mut Ranked) {
         for &item in self.excluded(query).iter().rev() {
             ranked.remove(item as usize, self.pair.distance(query, item as usize));
         }
-        let others = (!self.excluded(query).is_empty())
-            .then(|| Cuts::new(&self.wanted, self.items - self.excluded(query).len(), self.pair.per_bit()));
-        let cuts = others.as_ref().unwrap_or(&self.cuts);
-        let ranking: Ranking = ranked.finish(&cuts.map);
-        let result = QueryResult::of(&ranking, cuts, &self.tables);
+    }
+
+    /// Where the ranking of a query is cut.
+    fn cuts_of(&self, query: usize) -> Cow<'_, Cuts> {
+        match self.excluded(query).len() {
+            0 => Cow::Borrowed(&self.cuts),
+            out => Cow::Owned(Cuts::new(&self.wanted, self.items - out, self.pair.per_bit())),
+        }
+    }
+
+    /// The numbers of a query, with what was read elsewhere, if it was.
+    fn result(&self, query: usize, ranked: Ranked, stable: Option<Stable>) -> (QueryResult, Vec<Group>) {
+        let cuts = self.cuts_of(query);
+        let ranking = match stable {
+            Some(stable) => ranked.finish_with(stable),
+            None => ranked.finish(&cuts.map),
+        };
+        let result = QueryResult::of(&ranking, &cuts, &self.tables);
         (result, if self.wanted.by_radius { ranking.groups } else { vec![] })
     }
 }

@@ -11,8 +11,11 @@ use std::ops::Range;
 /// addition to a count before it can start the next.
 const TABLES: usize = 2;
 
-/// Keys looked at together.
-const STRIP: usize = 1024;
+/// Items looked at together: hits of each strip are added to sums in turn, from the first sum on.
+pub(in crate::retrieval) const STRIP: usize = 1024;
+
+/// Sums that hits are added to in turn.
+pub(in crate::retrieval) const LANES: usize = 8;
 
 /// A query while the database passes by.
 pub(super) struct Ranked<'a> {
@@ -34,6 +37,8 @@ enum Kept {
     Nearest(Nearest),
     /// All of the database, in its order.
     All(Vec<u16>),
+    /// All of the database, but not here.
+    Elsewhere,
 }
 
 /// All of a query's ranking that its numbers are made of.
@@ -57,6 +62,14 @@ pub(super) struct Stable {
     pub first_hit: Option<u32>,
 }
 
+impl Stable {
+    /// From the sums of each cut, the rank of the first hit, and the last cut.
+    pub(super) fn of<'s>(cuts: impl Iterator<Item = (&'s [u32], &'s [f64])>, first: u32, last: usize) -> Self {
+        let at = cuts.map(|(counts, sums)| (counts.iter().sum(), sums.iter().sum())).collect();
+        Self { at, first_hit: Some(first).filter(|&rank| rank as usize <= last) }
+    }
+}
+
 impl<'a> Ranked<'a> {
     /// A query with these classes; without `nearest` everything is kept. `all` asks for counts of the whole database.
     pub(super) fn new(
@@ -72,6 +85,30 @@ impl<'a> Ranked<'a> {
         Self { labels, classes, levels, planes, any: vec![], counts, kept, relevant: 0 }
     }
 
+    /// What was counted elsewhere: `rows` are items by distance for each number of shared classes, the last row for all
+    /// that share more. Without `nearest`, [`finish_with`](Self::finish_with) asks for
+    /// what is not here.
+    pub(super) fn counted(
+        labels: &'a Labels,
+        classes: Vec<u32>,
+        levels: usize,
+        nearest: Option<Nearest>,
+        rows: &[u32],
+        all: bool,
+    ) -> Self {
+        let relevant = rows[levels..].iter().map(|&count| count as usize).sum();
+        let mut counts = vec![];
+        // Nearest items are counted by their keys, unless all are asked for.
+        if all || nearest.is_none() {
+            counts = vec![0; TABLES * rows.len() / levels * stride(levels)];
+            for (row, counted) in counts.chunks_exact_mut(stride(levels)).zip(rows.chunks_exact(levels)) {
+                row[..levels].copy_from_slice(counted);
+            }
+        }
+        let kept = nearest.map_or(Kept::Elsewhere, Kept::Nearest);
+        Self { labels, classes, levels, planes: vec![], any: vec![], counts, kept, relevant }
+    }
+
     /// Looks at the items of a block, which starts at a multiple of 64.
     pub(super) fn take<D: Distance>(&mut self, kind: Kind, here: Range<usize>, distances: &[D]) {
         kind.compiled(Take { ranked: self, kind, here, distances });
@@ -81,7 +118,9 @@ impl<'a> Ranked<'a> {
     pub(super) fn remove(&mut self, item: usize, distance: usize) {
         let shared = self.labels.classes_of(item).filter(|class| self.classes.contains(class)).count();
         self.relevant -= usize::from(shared > 0);
-        let (table, at) = (self.counts.len() / TABLES, shared * stride(self.levels) + distance);
+        let table = self.counts.len() / TABLES;
+        let row = shared.min((table / stride(self.levels)).saturating_sub(1));
+        let at = row * stride(self.levels) + distance;
         for t in 0..TABLES {
             if let Some(count) = self.counts.get_mut(t * table + at).filter(|count| **count > 0) {
                 *count -= 1;
@@ -93,13 +132,14 @@ impl<'a> Ranked<'a> {
                 keys.remove(item);
             }
             Kept::Nearest(nearest) => nearest.remove(item as u32),
+            Kept::Elsewhere => {}
         }
     }
 
     /// Whether the first ranks are there.
     pub(super) fn is_enough(&self) -> bool {
         match &self.kept {
-            Kept::All(_) => true,
+            Kept::All(_) | Kept::Elsewhere => true,
             Kept::Nearest(nearest) => nearest.is_enough(),
         }
     }
@@ -109,26 +149,40 @@ impl<'a> Ranked<'a> {
         let (keys, levels) = match &self.kept {
             Kept::All(keys) => (&keys[..], self.levels),
             Kept::Nearest(nearest) => (nearest.keys(), nearest.counts().len()),
+            Kept::Elsewhere => (&[][..], self.levels),
         };
-        let (groups, grades) = if self.counts.is_empty() {
-            (groups(keys, levels), vec![])
-        } else {
-            let grades = self.grades();
-            let total = |grades: &Vec<u32>| Group { items: grades.iter().sum(), relevant: grades[1..].iter().sum() };
-            (grades.iter().map(total).collect(), grades.into_iter().map(|grades| grades[1..].to_vec()).collect())
-        };
+        let (groups, grades) = if self.counts.is_empty() { (groups(keys, levels), vec![]) } else { self.groups() };
         let stable = stable(keys, &groups[..levels], cuts);
         Ranking { groups, grades, stable, relevant: self.relevant }
+    }
+
+    /// What was found, with what was read elsewhere.
+    pub(super) fn finish_with(self, stable: Stable) -> Ranking {
+        let (groups, grades) = self.groups();
+        Ranking { groups, grades, stable, relevant: self.relevant }
+    }
+
+    /// Whether items were kept elsewhere.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self.kept, Kept::Elsewhere)
+    }
+
+    /// All items by distance, and by distance and shared classes from 1.
+    pub(super) fn groups(&self) -> (Vec<Group>, Vec<Vec<u32>>) {
+        let grades = self.grades();
+        let total = |grades: &Vec<u32>| Group { items: grades.iter().sum(), relevant: grades[1..].iter().sum() };
+        (grades.iter().map(total).collect(), grades.into_iter().map(|grades| grades[1..].to_vec()).collect())
     }
 
     /// By distance and shared classes, from 0.
     fn grades(&self) -> Vec<Vec<u32>> {
         let table = self.counts.len() / TABLES;
+        let rows = table / stride(self.levels);
         let at = |shared: usize, distance: usize| {
             let at = shared * stride(self.levels) + distance;
             (0..TABLES).map(|t| self.counts[t * table + at]).sum::<u32>()
         };
-        let grades = |distance| (0..=self.classes.len()).map(|shared| at(shared, distance)).collect();
+        let grades = |distance| (0..rows).map(|shared| at(shared, distance)).collect();
         (0..self.levels).map(grades).collect()
     }
 }
@@ -163,6 +217,7 @@ impl<D: Distance> Work for Take<'_, '_, D> {
         ranked.relevant += total(kind, &ranked.any, 0) as usize;
         match &mut ranked.kept {
             Kept::All(keys) => keep(distances, &ranked.any, keys),
+            Kept::Elsewhere => {}
             Kept::Nearest(nearest) => {
                 nearest.take(kind, here.start, distances, None::<fn(usize) -> bool>, &ranked.any);
             }
@@ -264,18 +319,8 @@ impl Work for Read<'_> {
 
 #[inline(always)]
 fn read(keys: &[u16], groups: &[Group], cuts: &[usize]) -> Stable {
-    const LANES: usize = 8;
     let last = cuts.last().copied().unwrap_or(0);
-    // For each distance, items and relevant items that come before the next one there: two numbers in one.
-    let mut next: Vec<u64> = Vec::with_capacity(groups.len());
-    let mut before = 0;
-    for group in groups {
-        next.push(before);
-        before += u64::from(group.items) | u64::from(group.relevant) << 32;
-        if (before & 0xffff_ffff) as usize >= last {
-            break; // What is farther is beyond the last cut.
-        }
-    }
+    let mut next = before_each(groups, last);
     let mut found = vec![([0u32; LANES], [0.0f64; LANES]); cuts.len()];
     let mut first = u32::MAX;
     let mut before_hit = [0u64; STRIP + LANES];
@@ -307,8 +352,23 @@ fn read(keys: &[u16], groups: &[Group], cuts: &[usize]) -> Stable {
             }
         }
     }
-    let at = found.into_iter().map(|(counts, sums)| (counts.iter().sum(), sums.iter().sum())).collect();
-    Stable { at, first_hit: Some(first).filter(|&rank| rank as usize <= last) }
+    Stable::of(found.iter().map(|(counts, sums)| (&counts[..], &sums[..])), first, last)
+}
+
+/// For each distance, items and relevant items (by 32 bits higher) that come before the next one there: two numbers in
+/// one. Distances that are beyond the last cut are left out.
+#[inline(always)]
+pub(super) fn before_each(groups: &[Group], last: usize) -> Vec<u64> {
+    let mut next: Vec<u64> = Vec::with_capacity(groups.len());
+    let mut before = 0;
+    for group in groups {
+        next.push(before);
+        before += u64::from(group.items) | u64::from(group.relevant) << 32;
+        if (before & 0xffff_ffff) as usize >= last {
+            break; // What is farther is beyond the last cut.
+        }
+    }
+    next
 }
 
 /// The bits of each byte, a byte each.

@@ -82,6 +82,7 @@ fn distinct(items: &[u32]) -> Vec<u32> {
 }
 
 /// Where one query's ranking is cut: what was wanted, in a database of so many items.
+#[derive(Clone)]
 pub(super) struct Cuts {
     pub map: Vec<usize>,
     pub ndcg: Vec<usize>,

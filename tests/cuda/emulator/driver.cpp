@@ -298,11 +298,12 @@ EXPORT int cuMemFreeAsync(uintptr_t at, void *stream) {
     if (!find_allocation(at, &a) || a.at != at) return release(at, "cuMemFreeAsync");
     return submit(stream, [](void *p) { release(uintptr_t(p), "cuMemFreeAsync"); }, nullptr, (void *)at);
 }
-struct Copy { void *to; const void *from; size_t bytes; std::vector<char> staged; bool check_to, check_from; const char *call; };
+struct Copy { void *to; const void *from; size_t bytes; std::vector<char> staged; bool check_to, check_from, locked; const char *call; };
 static void do_copy(void *p) {
     Copy *c = (Copy *)p; const char *wrong;
     if (c->check_to && (wrong = emu_range_fault(c->to, c->bytes))) { emu_fault(c->call, wrong, ILLEGAL_ADDRESS); return; }
     if (c->check_from && (wrong = emu_range_fault(c->from, c->bytes))) { emu_fault(c->call, wrong, ILLEGAL_ADDRESS); return; }
+    if (c->locked && !is_pinned(c->check_to ? c->from : c->to, c->bytes)) { emu_fault(c->call, "the page-locked memory was freed before the stream came to this copy", ILLEGAL_ADDRESS); return; }
     memmove(c->to, c->staged.empty() ? c->from : c->staged.data(), c->bytes);
 }
 static int copy(const char *call, void *to, bool to_device, const void *from, bool from_device, size_t bytes, void *stream, bool wait) {
@@ -312,10 +313,11 @@ static int copy(const char *call, void *to, bool to_device, const void *from, bo
     const char *wrong;
     if (to_device && (wrong = emu_range_fault(to, bytes))) { emu_fault(call, wrong, 0); return INVALID_VALUE; }
     if (from_device && (wrong = emu_range_fault(from, bytes))) { emu_fault(call, wrong, 0); return INVALID_VALUE; }
-    Copy *c = new Copy{to, from, bytes, {}, to_device, from_device, call};
+    bool locked = to_device != from_device && is_pinned(to_device ? from : to, bytes);
+    Copy *c = new Copy{to, from, bytes, {}, to_device, from_device, locked, call};
     // Pageable memory: the source is read before the call returns; a copy to it has ended when the call returns.
-    if (lazy() && !from_device && !wait && !is_pinned(from, bytes)) c->staged.assign((const char *)from, (const char *)from + bytes);
-    if (!to_device && !is_pinned(to, bytes)) wait = true;
+    if (lazy() && !from_device && !wait && !locked) c->staged.assign((const char *)from, (const char *)from + bytes);
+    if (!to_device && !locked) wait = true;
     int e = submit(stream, do_copy, [](void *p) { delete (Copy *)p; }, c);
     if (wait && !e) { if (s == &bound->legacy) drain_all(bound->ordinal, true); drain(s, s->queued); }
     return e ? e : bound->sticky.load();

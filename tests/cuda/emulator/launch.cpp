@@ -13,6 +13,7 @@
 #include <link.h>
 #include <map>
 #include <numeric>
+#include <pthread.h>
 #include <signal.h>
 #include <sstream>
 #include <sys/mman.h>
@@ -67,6 +68,7 @@ enum { NEW, RUNS, AT_BARRIER, AT_WARP, DONE };
 static struct Run {
     std::mutex lock;                 // one launch at a time
     bool active = false;
+    pthread_t owner;                 // the thread that launches, while active
     const EmuKernel *kernel; Module *module; void **params;
     EmuState *state;
     unsigned n, started, live, at_barrier;
@@ -215,11 +217,11 @@ static struct sigaction before[2];
 static void trapped() { to_scheduler(); abort(); }
 static void on_signal(int sig, siginfo_t *info, void *context) {
     uintptr_t at = uintptr_t(info->si_addr);
-    if (run.active && run.running) {
+    if (run.active && run.running && pthread_equal(run.owner, pthread_self())) {
         uintptr_t s = uintptr_t(run.running->stack);
         bool stack = at >= s - 4096 && at < s;
         if (run.running->thread >= 0) {
-            std::string what = stack ? "a thread's stack is full" : sig == SIGFPE ? "division by zero" : "illegal access: " + describe(at);
+            std::string what = stack ? "a thread's stack is full" : sig == SIGFPE ? "division by zero" : !at ? "illegal access: by a null pointer, or by one that no address can be" : "illegal access: " + describe(at);
             fail(ILLEGAL_ADDRESS, what + ": " + where(run.current));
 #if defined(__x86_64__)
             if (!stack) {
@@ -365,6 +367,7 @@ void run_launch(Launch *l, Device *d) {
     unsigned room = std::min<unsigned>(l->dynamic + 1024, run.state->dynamic_room + 1024);
     unsigned long long blocks = (unsigned long long)l->grid.x * l->grid.y * l->grid.z, step = o == 's' ? coprime_step(std::min<unsigned long long>(blocks, 0x7fffffff)) : 1;
     if (blocks > 0x7fffffff) step = 1;
+    run.owner = pthread_self();
     run.active = true;
     for (unsigned long long i = 0; i < blocks && !run.failed; i++) {
         unsigned long long b = o == 'r' ? blocks - 1 - i : blocks <= 0x7fffffff ? step * i % blocks : i;
