@@ -77,8 +77,21 @@ impl Team {
         &self.crew.first().model
     }
 
-    pub(super) fn into_model(self) -> HashModel {
+    pub(super) fn into_model(mut self) -> HashModel {
+        if self.by_ranks && self.crew.len() > 1 {
+            // A bank on a device goes where its thread is. That one is gone already is no harm.
+            let turns = self.losses_by_replica();
+            let _ = self.crew.each(turns, |_, losses| Ok(drop(losses)));
+        }
         self.crew.into_model()
+    }
+
+    /// The losses of the ranks that take turns on each replica; they are no longer here.
+    fn losses_by_replica(&mut self) -> Vec<Vec<Box<dyn Loss>>> {
+        let (count, replicas) = (self.losses.len(), self.crew.len());
+        let mut rest = std::mem::take(&mut self.losses).into_iter();
+        let has = |replica| bound(count, replica + 1, replicas) - bound(count, replica, replicas);
+        (0..replicas).map(|replica| rest.by_ref().take(has(replica)).collect()).collect()
     }
 
     /// How many batches a step takes.
