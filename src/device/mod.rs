@@ -49,8 +49,8 @@ pub(crate) fn bind(device: &Device) -> candle_core::Result<()> {
 }
 
 /// What to do about a build without CUDA.
-pub const HOW_TO_BUILD: &str = "leave out `--gpus` to use the CPU; `scripts/cuda-toolkit.sh build` makes a hashpipe for \
-                                NVIDIA GPUs (README, \"GPU\")";
+pub const HOW_TO_BUILD: &str = "leave out `--gpus` or `--device` to use the CPU; `scripts/cuda-toolkit.sh build` makes a \
+                                hashpipe for NVIDIA GPUs (README, \"GPU\")";
 
 /// Whether this build can use GPUs at all.
 pub const fn can_use_gpus() -> bool {
