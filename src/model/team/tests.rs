@@ -121,14 +121,12 @@ fn two_ranks_do_what_the_reference_does() {
     let mut momentum: Vec<Vec<f32>> = model.parameters().iter().map(|(_, var)| vec![0.0; var.elem_count()]).collect();
     let mut mean_losses = vec![];
     for epoch in 1..=2 {
-        let batches: Vec<Vec<_>> = (recipe.seed..recipe.seed + 2)
+        let mut batches: Vec<_> = (recipe.seed..recipe.seed + 2)
             .map(|seed| {
                 let mut order: Vec<u32> = (0..40).collect();
                 seeded::stream(seed, "shuffle", &[epoch as u64]).shuffle(&mut order);
                 let augment = Augment { seed, epoch: epoch as u64, crop: true, flip: false };
-                data.batches(order.chunks(16).map(<[u32]>::to_vec).collect(), Some(augment))
-                    .map(Result::unwrap)
-                    .collect()
+                data.batches(order.chunks(16).map(<[u32]>::to_vec).collect(), Some(augment)).map(Result::unwrap)
             })
             .collect();
         let lr = 0.02 * recipe.schedule.builder().factor(epoch);
@@ -136,7 +134,7 @@ fn two_ranks_do_what_the_reference_does() {
             let mut mean: Vec<Vec<f32>> = momentum.iter().map(|v| vec![0.0; v.len()]).collect();
             let mut loss = 0.0;
             for (rank, bank) in banks.iter_mut().enumerate() {
-                let batch = &batches[rank][step];
+                let batch = batches[rank].next().unwrap();
                 let labels: Vec<f32> = (batch.index.iter())
                     .flat_map(|i| (0..6).map(|class| f32::from(data.labels(*i as usize).contains(&class))))
                     .collect();
@@ -239,9 +237,10 @@ fn replicas_that_come_apart_are_noticed() {
     assert!(team.check_alike().is_ok());
     let fault = |replica: &mut super::Replica, number: usize| {
         let (_, bias) = &replica.model.parameters()[1];
-        Ok(if number == 2 {
-            bias.set(&(bias.as_tensor() + 1e-7)?)?
-        })
+        if number == 2 {
+            bias.set(&(bias.as_tensor() + 1e-7)?)?;
+        }
+        Ok(())
     };
     team.crew.each(vec![0, 1, 2], fault).unwrap();
     let error = team.check_alike().unwrap_err().downcast::<Error>().unwrap().render("error");
