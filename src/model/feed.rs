@@ -141,3 +141,65 @@ impl<'a> Feeds<'a> {
 pub(super) fn bound(count: usize, part: usize, parts: usize) -> usize {
     count * part / parts.max(1)
 }
+
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests {
+    use super::*;
+    use crate::dataset::Images;
+    use crate::error::Error;
+    use crate::model::cuda::testing::prepared;
+    use crate::model::train_loop::tests::{bytes, files, recipe};
+    use crate::model::{Recipe, train_selecting};
+
+    /// The same images without their bytes.
+    struct Numbers(Images);
+
+    impl Examples for Numbers {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+
+        fn labels(&self, index: usize) -> &[u32] {
+            self.0.labels(index)
+        }
+
+        fn side(&self) -> usize {
+            self.0.side()
+        }
+
+        fn batches(
+            &self,
+            order: Vec<Vec<u32>>,
+            augment: Option<Augment>,
+        ) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
+            self.0.batches(order, augment)
+        }
+    }
+
+    fn trained(recipe: &Recipe, examples: &dyn Examples, devices: &[Device]) -> anyhow::Result<crate::model::Trained> {
+        let scratch = tempfile::tempdir()?;
+        train_selecting(recipe, examples, &files(scratch.path(), None), devices, &mut |_| Ok(()), None)
+    }
+
+    #[test]
+    fn a_training_on_bytes_ends_as_one_on_numbers_and_tells_where_it_diverges() {
+        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let (_folder, images) = prepared(40, true);
+        let (_folder, partly) = prepared(40, false);
+        assert!(images.raw().unwrap().prepared_sizes().is_some() && partly.raw().unwrap().prepared_sizes().is_none());
+        let devices: Vec<Device> = std::iter::once(gpu).chain(crate::device::open(Some(1)).ok()).collect();
+        for devices in [&devices[..1], &devices[..]] {
+            let expected = bytes(&trained(&recipe(), &Numbers(prepared(40, true).1), devices).unwrap());
+            assert!(bytes(&trained(&recipe(), &images, devices).unwrap()) == expected, "all images are on the GPU");
+            assert!(bytes(&trained(&recipe(), &partly, devices).unwrap()) == expected, "batches are sent");
+        }
+        let optimizer = serde_json::from_str(r#"{"name": "sgd", "lr": 1e20}"#).unwrap();
+        let error = trained(&Recipe { optimizer, ..recipe() }, &images, &devices[..1]).err().unwrap();
+        let text = error.downcast::<Error>().unwrap().render("error");
+        assert!(text.contains("in epoch 1, ") && text.contains("step"), "{text}");
+    }
+}

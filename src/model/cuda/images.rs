@@ -5,9 +5,9 @@
 #![expect(unsafe_code, reason = "launches a kernel; its safe twin is `Transform::normalise`")]
 
 use crate::dataset::{Augment, Buffer, Cuts, Memory, Raw};
-use crate::device::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, PinnedHostSlice, sys};
+use crate::device::cuda::cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream};
 use crate::device::cuda::{CudaDevice, CudaStorage, LaunchConfig, Program, PushKernelArg, WrapErr};
-use crate::device::pinned::{Uploads, pinned};
+use crate::device::pinned::{Locked, Turn, Uploads, WRITTEN};
 use crate::error::{Error, Kind, Result};
 use crate::image::Cut;
 use candle_core::op::BackpropOp;
@@ -30,6 +30,11 @@ const SLOTS: usize = 2;
 pub(in crate::model) struct Images {
     device: CudaDevice,
     side: usize,
+    there: Option<There>,
+}
+
+/// What lies on the GPU.
+struct There {
     /// What each value of red, green and blue becomes.
     table: CudaSlice<f32>,
     kept: Option<Kept>,
@@ -58,19 +63,24 @@ impl Images {
     /// # Errors
     /// Images that cannot be read, and memory that is not there after all.
     pub(in crate::model) fn open(raw: &dyn Raw, side: usize, device: &CudaDevice, often: bool) -> Result<Self> {
+        let _turn = Turn::of(device).map_err(on_gpu)?;
         let table: Vec<f32> = raw.table().concat();
         let table = device.clone_htod(&table).map_err(on_gpu)?;
         let sizes = if often { raw.prepared_sizes() } else { None };
         let (free, _) = device.cuda_stream().context().mem_get_info().w().map_err(on_gpu)?;
         let fits = |sizes: &Vec<(usize, usize)>| bytes_of(sizes) <= free / 2;
         let kept = sizes.filter(fits).map(|sizes| Kept::load(raw, sizes, device)).transpose()?;
-        Ok(Self { device: device.clone(), side, table, kept })
+        Ok(Self { device: device.clone(), side, there: Some(There { table, kept }) })
     }
 
     /// Whether all images are in the GPU's memory.
     #[cfg(test)]
     fn are_kept(&self) -> bool {
-        self.kept.is_some()
+        self.kept().is_some()
+    }
+
+    fn kept(&self) -> Option<&Kept> {
+        self.there.as_ref()?.kept.as_ref()
     }
 
     /// The given batches in order, `[n, 3, side, side]` each: what [`Examples::batches`](crate::dataset::Examples::batches)
@@ -83,7 +93,7 @@ impl Images {
     ) -> Box<dyn Iterator<Item = Result<(Vec<u32>, Tensor)>> + 'a> {
         let streamed = Streamed { copies: None, slots: vec![], next: 0, pool: Arc::default() };
         let mut reader = Reader { images: self, raw, uploads: Uploads::default(), streamed };
-        if let Some(kept) = &self.kept {
+        if let Some(kept) = self.kept() {
             return Box::new(order.into_iter().map(move |index| {
                 let xs = reader.cut(kept, &index, augment)?;
                 Ok((index, xs))
@@ -99,6 +109,7 @@ impl Images {
 
     /// Launches the kernel. Each of the `count` places lies within `bytes`, which the caller has seen to.
     fn normalised(&self, bytes: &CudaSlice<u8>, places: &CudaSlice<u64>, count: usize) -> candle_core::Result<Tensor> {
+        let Some(There { table, .. }) = &self.there else { bail!("images that are gone") };
         let pixels = self.side * self.side;
         // Sound: the kernel writes all of it.
         let mut xs = unsafe { self.device.alloc::<f32>((count * 3 * pixels).max(1)) }?;
@@ -107,7 +118,7 @@ impl Images {
             let kernel = PROGRAM.function(&self.device, "normalised_cuts")?;
             let mut builder = kernel.builder();
             let side = self.side as i32;
-            builder.arg(bytes).arg(places).arg(&self.table).arg(&side).arg(&mut xs);
+            builder.arg(bytes).arg(places).arg(table).arg(&side).arg(&mut xs);
             let config =
                 LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS as u32, 1, 1), shared_mem_bytes: 0 };
             // Sound: there is a place for each image, which lies within the bytes, and numbers for each pixel.
@@ -118,10 +129,27 @@ impl Images {
     }
 }
 
+impl Drop for Images {
+    fn drop(&mut self) {
+        // Memory that cannot be given back now is when the process ends.
+        let _turn = Turn::of(&self.device);
+        self.there = None;
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let _turn = Turn::of(&self.images.device);
+        self.streamed.slots.clear();
+        self.uploads = Uploads::default();
+    }
+}
+
 impl Reader<'_> {
     /// A batch of images that are there.
     fn cut(&mut self, kept: &Kept, index: &[u32], augment: Option<Augment>) -> Result<Tensor> {
         let Images { device, side, .. } = self.images;
+        let _turn = Turn::of(device).map_err(on_gpu)?;
         let places = index.iter().map(|&image| kept.place(self.raw, image as usize, *side, augment));
         let places: Vec<u64> = places.collect::<Result<Vec<_>>>()?.concat();
         let places = self.uploads.send(device, &places).map_err(on_gpu)?;
@@ -131,8 +159,9 @@ impl Reader<'_> {
     /// A batch of cuts in locked memory. It is sent while the GPU computes on the one before it.
     fn send(&mut self, buffer: Box<dyn Buffer>, count: usize) -> candle_core::Result<Tensor> {
         let Images { device, side, .. } = self.images;
-        let buffer: Box<dyn Any> = buffer;
-        let Some(memory) = buffer.downcast_ref::<Pinned>().and_then(|pinned| pinned.memory.as_ref()) else {
+        let _turn = Turn::of(device)?;
+        let mut buffer: Box<dyn Any> = buffer;
+        let Some(memory) = buffer.downcast_mut::<Pinned>().and_then(|pinned| pinned.memory.as_mut()) else {
             bail!("a batch in memory that is not ours")
         };
         let size = side * side * 3;
@@ -165,20 +194,20 @@ impl Kept {
         let largest = sizes.iter().map(|(width, height)| width * height * 3).max().unwrap_or(0);
         let stream = device.cuda_stream();
         let window = WINDOW.max(largest);
-        let mut memory = pinned::<u8>(stream.context(), window, sys::CU_MEMHOSTALLOC_WRITECOMBINED).map_err(on_gpu)?;
+        let mut memory = Locked::<u8>::new(stream.context(), window, WRITTEN).map_err(on_gpu)?;
         let mut first = 0;
         while first < sizes.len() {
             let fits = |&last: &usize| offsets[last] + bytes_of(&sizes[last..=last]) - offsets[first] <= window;
             let end = (first..sizes.len()).take_while(fits).last().map_or(first, |last| last + 1);
             let images = first..end;
-            let filled = fill(raw, &sizes, images.clone(), memory.as_mut_slice().w().map_err(on_gpu)?)?;
+            let filled = fill(raw, &sizes, images.clone(), memory.numbers().map_err(on_gpu)?)?;
             let mut there = bytes.slice_mut(offsets[first]..offsets[first] + filled);
-            let sent = memory.as_slice().and_then(|memory| {
-                stream.memcpy_htod(&memory[..filled], &mut there)?;
+            let sent = memory.numbers().and_then(|memory| {
+                stream.memcpy_htod(&memory[..filled], &mut there).w()?;
                 // Before the memory is filled again.
-                stream.synchronize()
+                stream.synchronize().w()
             });
-            sent.w().map_err(on_gpu)?;
+            sent.map_err(on_gpu)?;
             first = end;
         }
         Ok(Self { bytes, offsets, sizes })
@@ -238,11 +267,11 @@ struct Slot {
     free: Option<CudaEvent>,
 }
 
-type Pool = Arc<Mutex<Vec<PinnedHostSlice<u8>>>>;
+type Pool = Arc<Mutex<Vec<Locked<u8>>>>;
 
 /// Locked memory that goes back to where it came from.
 struct Pinned {
-    memory: Option<PinnedHostSlice<u8>>,
+    memory: Option<Locked<u8>>,
     pool: Pool,
 }
 
@@ -250,7 +279,7 @@ impl Buffer for Pinned {
     fn bytes(&mut self) -> Result<&mut [u8]> {
         // Waits until what was in it before has arrived.
         let Some(memory) = &mut self.memory else { return Ok(&mut []) };
-        memory.as_mut_slice().w().map_err(on_gpu)
+        memory.numbers().map_err(on_gpu)
     }
 }
 
@@ -272,14 +301,14 @@ impl Streamed {
             };
             let memory = match found {
                 Some(memory) => memory,
-                None => pinned(&context, size, sys::CU_MEMHOSTALLOC_WRITECOMBINED).map_err(on_gpu)?,
+                None => Locked::new(&context, size, WRITTEN).map_err(on_gpu)?,
             };
             Ok(Box::new(Pinned { memory: Some(memory), pool: Arc::clone(&pool) }))
         })
     }
 
     /// Copies a batch to a slot, which work on the device's stream may read from now on.
-    fn send(&mut self, device: &CudaDevice, memory: &PinnedHostSlice<u8>) -> candle_core::Result<&mut Slot> {
+    fn send(&mut self, device: &CudaDevice, memory: &mut Locked<u8>) -> candle_core::Result<&mut Slot> {
         let work = device.cuda_stream();
         let copies = match &self.copies {
             Some(copies) => Arc::clone(copies),
@@ -299,7 +328,7 @@ impl Streamed {
         if let Some(free) = slot.free.take() {
             copies.wait(&free).w()?;
         }
-        copies.memcpy_htod(memory, &mut slot.bytes).w()?;
+        memory.send(&copies, &mut slot.bytes)?;
         work.wait(&copies.record_event(None).w()?).w()?;
         Ok(slot)
     }
@@ -311,39 +340,15 @@ fn on_gpu(error: candle_core::Error) -> Error {
 
 #[cfg(test)]
 mod cuda_tests {
+    use super::super::testing::prepared;
     use super::*;
-    use crate::dataset::{Examples, Item, List, Prepared, Scale, Writer};
-    use crate::image::{Pixels, Transform};
+    use crate::dataset::Examples;
     use candle_core::Device;
-
-    /// Prepared images of several shapes, which have no files.
-    fn images() -> (tempfile::TempDir, crate::dataset::Images) {
-        let folder = tempfile::tempdir().unwrap();
-        let transform = Transform::imagenet(19, 16);
-        let scale = Scale::of(&transform);
-        let mut draw = crate::seeded::stream(1, "pictures", &[]);
-        let pictures: Vec<(Item, Pixels)> = (0..30)
-            .map(|i| {
-                let (width, height) = [(19, 19), (40, 19), (19, 25)][i % 3];
-                let data = (0..width * height * 3).map(|_| draw.bits() as u8).collect();
-                let digest = blake3::hash(&i.to_le_bytes()).to_string();
-                (Item { path: format!("{i}"), labels: vec![0], digest }, Pixels::new(width, height, data))
-            })
-            .collect();
-        let items: Vec<Item> = pictures.iter().map(|(item, _)| item.clone()).collect();
-        let mut writer = Writer::create(&folder.path().join("0"), scale, &scale.name(&items), items.len()).unwrap();
-        pictures.iter().for_each(|(item, pixels)| writer.push(item, Some(pixels)).unwrap());
-        writer.finish().unwrap();
-        let list = List { classes: vec!["a".into()], items };
-        let prepared = Prepared::open(folder.path()).unwrap();
-        let images = crate::dataset::Images::with_prepared(list, "/nowhere".into(), transform, prepared).unwrap();
-        (folder, images)
-    }
 
     #[test]
     fn kept_and_streamed_batches_are_those_of_the_cpu_to_the_bit() {
         let Ok(Device::Cuda(gpu)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
-        let (_folder, images) = images();
+        let (_folder, images) = prepared(30, true);
         let raw = images.raw().unwrap();
         let order: Vec<Vec<u32>> = vec![(0..11).collect(), vec![29, 3, 3], vec![7], (5..30).collect(), vec![1, 2]];
         for often in [false, true] {

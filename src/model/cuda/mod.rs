@@ -5,3 +5,6 @@ mod signs;
 
 pub(super) use images::Images;
 pub(super) use signs::pack;
+
+#[cfg(test)]
+pub(super) mod testing;
