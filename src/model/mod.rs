@@ -34,7 +34,7 @@ pub use data_parallel::DataParallel;
 pub use encode::{SignSink, Sink, encode, encode_signs, logits};
 pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, How, Mode};
-pub use probe::{Probe, multiply};
+pub use probe::{Limits, Probe, Rates, multiply};
 pub use recipe::Recipe;
 pub use record::{Record, Tick};
 pub use selection::{Measure, Selected, Selection};
