@@ -207,8 +207,10 @@ impl Error {
     /// The text a person reads, under the heading `error` or `warning`, without a final newline.
     pub fn render(&self, heading: &str) -> String {
         if let Some(text) = &self.0.rendered {
-            let hints: String = self.0.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
-            return format!("{text}{hints}");
+            // What was learnt of it since.
+            let notes = self.0.notes.iter().map(|note| format!("\nnote: {note}"));
+            let hints = self.0.hints.iter().map(|hint| format!("\nhint: {hint}"));
+            return std::iter::once(text.clone()).chain(notes).chain(hints).collect();
         }
         let mut out = String::new();
         self.render_one(heading, &mut out);

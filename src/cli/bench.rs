@@ -1,19 +1,22 @@
 //! `hashpipe bench`: what this machine can do.
 
-use super::device_argument::DeviceArgument;
+use super::device_argument::{DeviceArgument, slot};
 use crate::bench::{Figures, Network, Retrieval, Subject, hash, images, measure, network};
 use crate::cache::Store;
 use crate::error::{Error, Place, Result};
 use crate::image::Transform;
 use crate::model::backbone::BackboneSpec;
-use crate::model::{Precision, has_bf16, vectors};
+use crate::model::{Precision, Rates, has_bf16, vectors};
 use crate::report::{note, print, size, table};
 use crate::retrieval::{Wanted, instructions};
+use crate::schedule::{Asked, Machine, explain_gpu};
 use crate::stage::Pass;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::cell::Cell;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -62,20 +65,55 @@ struct Net {
     /// A backbone's name, or a table as in a pipeline file: '{ name = "small", width = 64 }'
     #[arg(long, default_value = "alexnet")]
     backbone: String,
-    /// Images at once
-    #[arg(long, default_value_t = 64)]
-    batch: usize,
+    /// Images at once; several numbers, as in `64,512`, are measured in turns
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "64")]
+    batch: Vec<usize>,
     /// Side of the images, in pixels
     #[arg(long, default_value_t = 224)]
     side: usize,
     /// Length of the codes
     #[arg(long, default_value_t = 64)]
     bits: usize,
-    /// What products round their factors to: `f32` or `bf16`
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    /// What products round their factors to: `f32`, `tf32` (for GPUs) or `bf16`; several are measured in turns
+    #[arg(long, value_delimiter = ',', default_value = "f32")]
+    precision: Vec<Precision>,
+    /// `cpu`, or the GPU `cuda` or `cuda:N`, as CUDA counts those it may see
+    #[arg(long, value_name = "DEVICE", value_parser = on, default_value = "cpu")]
+    device: On,
     #[command(flatten)]
     how: How,
+}
+
+/// Where a network runs: which GPU; nothing is the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct On {
+    gpu: Option<usize>,
+}
+
+fn on(text: &str) -> Result<On, String> {
+    slot(text).map(|slot| On { gpu: slot.0 })
+}
+
+impl On {
+    fn name(self) -> String {
+        self.gpu.map_or("cpu".into(), |gpu| format!("cuda:{gpu}"))
+    }
+
+    /// What the driver tells of the GPU.
+    fn facts(self) -> Result<Vec<(&'static str, Value)>> {
+        let Some(gpu) = self.gpu else { return Ok(vec![]) };
+        let about = Machine::find(&Asked::default())?.about(gpu);
+        Ok(vec![("gpu", json!(about.model)), ("driver", json!(about.driver))])
+    }
+
+    /// An error with what it says of the GPU.
+    fn explained(self, error: Error) -> Error {
+        let Some(gpu) = self.gpu else { return error };
+        match Machine::find(&Asked::default()) {
+            Ok(machine) => explain_gpu(error, &machine, gpu),
+            Err(_) => error,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -166,10 +204,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         return Err(Error::input(format!("`--seconds` is {}", how.seconds)).hint("give a number from 0 up"));
     }
     let file = Sample::for_all(arguments.what.is_none())?;
+    let mut nets = match &arguments.what {
+        Some(What::Forward(net)) => net.subjects(Pass::Forward)?,
+        Some(What::Train(net)) => net.subjects(Pass::Train)?,
+        _ => Nets::default(),
+    };
     let mut retrieval = None;
     let mut subjects = match &arguments.what {
-        Some(What::Forward(net)) => vec![net.subject(Pass::Forward)?],
-        Some(What::Train(net)) => vec![net.subject(Pass::Train)?],
+        Some(What::Forward(_) | What::Train(_)) => std::mem::take(&mut nets.subjects),
         Some(What::Images(of)) => vec![of.subject()?],
         Some(What::Hash(of)) => vec![hash(&of.file, how.threads()?)?],
         Some(What::Search(of)) => vec![retrieval.insert(of.sizes.retrieval()?).search(of.top)?],
@@ -181,8 +223,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     if subjects.len() > 1 {
         note(&format!("{} measurements of {} s each, in turns", subjects.len(), how.seconds));
     }
-    let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds))?;
-    show(&found, how.json, &retrieval.map(|of| beside(&of, &found)).transpose()?.unwrap_or_default());
+    let on =
+        if let Some(What::Forward(net) | What::Train(net)) = &arguments.what { net.device } else { On { gpu: None } };
+    let found = measure(&mut subjects, Duration::from_secs_f64(how.seconds)).map_err(|error| on.explained(error))?;
+    let beside = retrieval.map(|of| beside(&of, &found)).transpose()?.unwrap_or_default();
+    let beside = if nets.facts.is_empty() { vec![beside; found.len()] } else { nets.beside(on)? };
+    show(&found, how.json, &beside);
     remember(&found, &how.cache)?;
     Ok(0)
 }
@@ -197,23 +243,80 @@ impl How {
     }
 }
 
+/// Facts of a subject, by their names in JSON.
+type Facts = Vec<(&'static str, Value)>;
+
+/// Networks to measure, and facts of each.
+#[derive(Default)]
+struct Nets {
+    subjects: Vec<Subject<'static>>,
+    facts: Vec<(Facts, Rc<Cell<Option<Rates>>>)>,
+}
+
+impl Nets {
+    /// What is told beside the figures.
+    fn beside(self, on: On) -> Result<Vec<Facts>> {
+        let of_gpu = on.facts()?;
+        let beside = self.facts.into_iter().map(|(mut facts, rates)| {
+            facts.extend(of_gpu.iter().cloned());
+            if let Some(rates) = rates.get() {
+                facts.push(("operations_per_second", json!(rates.operations)));
+                facts.push(("bytes_per_second", json!(rates.bytes)));
+            }
+            facts
+        });
+        Ok(beside.collect())
+    }
+}
+
 impl Net {
-    fn subject(&self, pass: Pass) -> Result<Subject<'static>> {
-        if self.batch == 0 {
+    /// A subject for every precision and batch.
+    fn subjects(&self, pass: Pass) -> Result<Nets> {
+        if self.batch.contains(&0) {
             return Err(Error::input("`--batch` is 0").hint("give at least 1"));
         }
-        let backbone = backbone(&self.backbone)?;
-        let (bits, side, batch, threads) = (self.bits, self.side, self.batch, self.how.threads()?);
+        let mut nets = Nets::default();
+        for &precision in &self.precision {
+            if precision == Precision::Tf32 && self.device.gpu.is_none() {
+                note("tf32 is imitated on a CPU");
+            }
+            if precision == Precision::Bf16 && self.device.gpu.is_none() && !has_bf16() {
+                let vectors = vectors(precision);
+                note(&format!("bf16 is emulated with {vectors}: this processor has no instructions for it"));
+            }
+            for &batch in &self.batch {
+                let rates = Rc::new(Cell::new(None));
+                nets.subjects.push(self.subject(pass, precision, batch, rates.clone())?);
+                let facts = vec![
+                    ("device", json!(self.device.name())),
+                    ("precision", json!(precision.name())),
+                    ("batch", json!(batch)),
+                ];
+                nets.facts.push((facts, rates));
+            }
+        }
+        Ok(nets)
+    }
+
+    fn subject(
+        &self,
+        pass: Pass,
+        precision: Precision,
+        batch: usize,
+        rates: Rc<Cell<Option<Rates>>>,
+    ) -> Result<Subject<'static>> {
+        let (backbone, on) = (backbone(&self.backbone)?, self.device);
         let name =
             serde_json::to_value(&backbone).ok().and_then(|table| Some(table.get("name")?.as_str()?.to_string()));
-        let precision = self.precision;
-        if precision == Precision::Tf32 {
-            note("tf32 is imitated on a CPU");
-        }
-        if precision == Precision::Bf16 && !has_bf16() {
-            note(&format!("bf16 is emulated with {}: this processor has no instructions for it", vectors(precision)));
-        }
-        network(&Network { backbone, name: name.unwrap_or_default(), bits, side, batch, threads, precision }, pass)
+        let name = name.unwrap_or_default();
+        let (bits, side, threads) = (self.bits, self.side, self.how.threads()?);
+        let of = Network { backbone, name, bits, side, batch, threads, precision, gpu: on.gpu };
+        let made = network(&of, pass, rates);
+        // The hints of a build without CUDA speak of another option.
+        made.map_err(|error| match on.gpu {
+            Some(_) => on.explained(error).within(Place::Argument(format!("--device {}", on.name()))),
+            None => error,
+        })
     }
 }
 
@@ -275,8 +378,10 @@ fn everything<'a>(how: &How, file: &'a Sample) -> Result<Vec<Subject<'a>>> {
     let precisions: &[Precision] = if has_bf16() { &[Precision::F32, Precision::Bf16] } else { &[Precision::F32] };
     for &precision in precisions {
         let (backbone, name) = (backbone("alexnet")?, "alexnet".into());
-        let alexnet = Network { backbone, name, bits: 64, side: 224, batch: 64, threads, precision };
-        subjects.extend([network(&alexnet, Pass::Forward)?, network(&alexnet, Pass::Train)?]);
+        let alexnet = Network { backbone, name, bits: 64, side: 224, batch: 64, threads, precision, gpu: None };
+        for pass in [Pass::Forward, Pass::Train] {
+            subjects.push(network(&alexnet, pass, Rc::default())?);
+        }
     }
     if let Some(path) = file.path() {
         subjects.push(Subject { name: "hash".into(), ..hash(path, threads)? });
@@ -297,7 +402,7 @@ fn remember(found: &[Figures], cache: &Path) -> Result<()> {
 }
 
 /// What else the figures of retrieval say, and what the machine does at most.
-fn beside(of: &Retrieval, found: &[Figures]) -> Result<Vec<(&'static str, serde_json::Value)>> {
+fn beside(of: &Retrieval, found: &[Figures]) -> Result<Facts> {
     let median = found.first().map_or(0.0, |figures| figures.median);
     let per_query = ("microseconds_per_query", json!(of.database as f64 / median.max(1e-9) * 1e6));
     // What follows is of the processor.
@@ -313,10 +418,10 @@ fn beside(of: &Retrieval, found: &[Figures]) -> Result<Vec<(&'static str, serde_
     ])
 }
 
-/// Shows figures; `beside` are facts of the only subject.
-fn show(found: &[Figures], as_json: bool, beside: &[(&'static str, serde_json::Value)]) {
+/// Shows figures; `beside` are further facts of each.
+fn show(found: &[Figures], as_json: bool, beside: &[Facts]) {
     if as_json {
-        for figures in found {
+        for (figures, beside) in found.iter().zip(beside) {
             let Figures { name, unit, threads, median, p10, p90, turns, floor, .. } = figures;
             let mut line = json!({
                 "what": name, format!("{unit}_per_second"): median, "p10": p10, "p90": p90,
@@ -346,7 +451,13 @@ fn show(found: &[Figures], as_json: bool, beside: &[(&'static str, serde_json::V
         })
         .collect();
     print(&table(&["what", "per second", "p10 to p90", "threads", "turns", "floor"], &rows));
-    for (name, value) in beside {
+    // What is equal for all, or belongs to the only one.
+    for (name, value) in beside.first().into_iter().flatten() {
+        // The row's name says these.
+        let is_told = ["precision", "batch"].contains(name) || (*name == "device" && value == "cpu");
+        if is_told || value.is_null() || beside.iter().any(|facts| !facts.contains(&(*name, value.clone()))) {
+            continue;
+        }
         let value = value.as_f64().map_or_else(|| value.as_str().unwrap_or_default().to_string(), large);
         print(&format!("{}: {value}", name.replace('_', " ")));
     }
@@ -364,6 +475,11 @@ fn large(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_runs_where_it_is_told() {
+        assert_eq!(["cuda", "cuda:3", "cpu"].map(|text| on(text).unwrap().name()), ["cuda:0", "cuda:3", "cpu"]);
+    }
 
     #[test]
     fn a_backbone_is_a_name_or_a_table() {

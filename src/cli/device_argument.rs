@@ -13,7 +13,7 @@ pub(super) struct DeviceArgument {
 
 /// The processor, or the GPU in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slot(Option<usize>);
+pub(super) struct Slot(pub(super) Option<usize>);
 
 impl DeviceArgument {
     pub(super) fn backend(self) -> Result<Backend> {
@@ -21,7 +21,7 @@ impl DeviceArgument {
     }
 }
 
-fn slot(text: &str) -> Result<Slot, String> {
+pub(super) fn slot(text: &str) -> Result<Slot, String> {
     let slot = match text.split_once(':') {
         _ if text == "cpu" => Some(Slot(None)),
         _ if text == "cuda" => Some(Slot(Some(0))),

@@ -4,8 +4,8 @@ use crate::cache::{Known, Standing, Start, State, Store, survey};
 use crate::error::Result;
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{duration, note, plural, print, size, table};
-use crate::schedule::{Machine, Prediction, predict};
-use serde_json::json;
+use crate::schedule::{Machine, Prediction, Use, need, predict};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is looked at.
@@ -27,6 +27,7 @@ pub(super) fn run(dry: &Dry, targets: &[TaskId], force: &[TaskId], json: bool) -
     let Dry { plan, store, .. } = dry;
     let standings = survey(plan, store, targets, force);
     let forecast = dry.forecast(&standings);
+    let gpus = dry.gpus(&standings);
     for remark in &plan.remarks {
         note(&remark.render("warning"));
     }
@@ -40,7 +41,7 @@ pub(super) fn run(dry: &Dry, targets: &[TaskId], force: &[TaskId], json: bool) -
         print(
             &json!({
                 "forecast": { "seconds": wall, "cpu_seconds": cpu_seconds, "gpu_seconds": gpu_seconds,
-                "bytes": forecast.bytes, "unknown": unknown },
+                "bytes": forecast.bytes, "unknown": unknown, "gpus": gpus },
             })
             .to_string(),
         );
@@ -57,6 +58,9 @@ pub(super) fn run(dry: &Dry, targets: &[TaskId], force: &[TaskId], json: bool) -
     needs(plan, &standings);
     print(&format!("\n{}", counts(&standings)));
     print(&sharing(plan, &standings));
+    if !gpus.is_empty() {
+        print(&format!("\n{}\n", shown(&gpus)));
+    }
     if let Some(text) = told(&forecast) {
         print(&text);
     }
@@ -82,6 +86,26 @@ impl Dry<'_> {
         Forecast { work: predict(self.plan, &known, self.store, self.machine, &tasks), bytes }
     }
 
+    /// The GPUs, if anything that runs, or may run, wants one: asking for them may load the driver.
+    fn gpus(&self, standings: &[Standing]) -> Vec<Value> {
+        let known = self.store.known(&self.plan.pipeline);
+        let wants = |standing: &Standing| {
+            need(self.plan, self.plan.task(standing.task), &known, self.machine).is_ok_and(|need| need.gpus > 0)
+        };
+        if !standings.iter().any(|standing| standing.runs != Some(false) && wants(standing)) {
+            return vec![];
+        }
+        let cards = self.machine.cards().iter().zip(self.machine.used_by_others(&[])).enumerate();
+        let told = cards.map(|(position, (card, used))| {
+            let used = if let Use::Bytes(used) = used { Some(used) } else { None };
+            json!({
+                "gpu": card.number, "instance": card.instance, "model": self.machine.about(position).model,
+                "name": card.name, "memory": card.memory, "used_by_others": used, "lost": used.is_none(),
+            })
+        });
+        told.collect()
+    }
+
     /// How much longer a task takes than when it last ran, because a number of rounds has changed.
     fn scale(&self, known: &Known, id: TaskId) -> f64 {
         let task = self.plan.task(id);
@@ -95,6 +119,21 @@ impl Dry<'_> {
             _ => 1.0,
         }
     }
+}
+
+/// GPUs as a table.
+fn shown(gpus: &[Value]) -> String {
+    let bytes = |value: &Value| value.as_u64().map_or("not known".into(), size);
+    let rows: Vec<Vec<String>> = gpus
+        .iter()
+        .map(|gpu| {
+            let instance = gpu["instance"].as_u64().map_or(String::new(), |instance| format!(".{instance}"));
+            let used = if gpu["lost"] == true { "does not answer".into() } else { bytes(&gpu["used_by_others"]) };
+            let text = |key: &str| gpu[key].as_str().unwrap_or_default().to_string();
+            vec![format!("{}{instance}", gpu["gpu"]), bytes(&gpu["memory"]), used, text("model"), text("name")]
+        })
+        .collect();
+    table(&["gpu", "memory", "used by others", "model", "name"], &rows)
 }
 
 /// The part of a task that is left to do, by where it would begin.

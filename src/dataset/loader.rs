@@ -1,9 +1,9 @@
 //! Images of a list, decoded and normalised ahead of the network that reads them.
 
-use super::{Augment, Batch, Examples, List, Prepared, Scale};
+use super::{Augment, Batch, Cuts, Examples, List, Memory, Prepared, Raw, Scale};
 use crate::error::{Error, Kind, Result};
-use crate::image::{DecodeError, Transform, scratch};
-use crate::seeded;
+use crate::image::{Cut, DecodeError, Pixels, Transform, scratch};
+use crate::seeded::{self, Stream};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::{Path, PathBuf};
@@ -113,7 +113,46 @@ impl Examples for Images {
 
     /// Batches are made by a thread of their own, each image of a batch in parallel. After an error nothing follows.
     fn batches(&self, order: Vec<Vec<u32>>, augment: Option<Augment>) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
-        Box::new(Ahead::start(Arc::clone(&self.0), order, augment))
+        let make = move |images: &OnDisk, index: Vec<u32>, stop: &AtomicBool| images.batch(index, augment, stop);
+        Box::new(Ahead::start(Arc::clone(&self.0), order, make))
+    }
+
+    fn raw(&self) -> Option<&dyn Raw> {
+        Some(self)
+    }
+}
+
+impl Raw for Images {
+    fn table(&self) -> [[f32; 256]; 3] {
+        [0, 1, 2].map(|channel| self.0.transform.normalised(channel))
+    }
+
+    fn prepared_sizes(&self) -> Option<Vec<(usize, usize)>> {
+        let prepared = self.0.prepared.as_ref()?;
+        self.0.listed.list.items.iter().map(|item| prepared.size(item)).collect()
+    }
+
+    fn prepared(&self, index: usize) -> Result<Pixels> {
+        let item = &self.0.listed.list.items[index];
+        let read = self.0.prepared.as_ref().map_or(Ok(None), |prepared| prepared.read(item))?;
+        read.ok_or_else(|| Error::data(format!("{} is not among the prepared ones", self.0.listed.named(index))))
+    }
+
+    fn cut(&self, index: usize, (width, height): (usize, usize), augment: Option<Augment>) -> Cut {
+        let mut drawn = augment.map(|how| (how, how.stream(index)));
+        let drawn = drawn.as_mut().map(|(how, stream)| (stream, how.crop, how.flip));
+        self.0.transform.place(width, height, drawn)
+    }
+
+    fn cuts(
+        &self,
+        order: Vec<Vec<u32>>,
+        augment: Option<Augment>,
+        memory: Memory,
+    ) -> Box<dyn Iterator<Item = Result<Cuts>> + '_> {
+        let make =
+            move |images: &OnDisk, index: Vec<u32>, stop: &AtomicBool| images.cuts(index, augment, &memory, stop);
+        Box::new(Ahead::start(Arc::clone(&self.0), order, make))
     }
 }
 
@@ -131,37 +170,71 @@ pub fn eval_pixels(transform: &Transform, path: &Path) -> Result<Vec<f32>> {
     Ok(pixels)
 }
 
+impl Augment {
+    /// What the augmentation of an image is drawn from.
+    fn stream(&self, index: usize) -> Stream {
+        seeded::stream(self.seed, "augment", &[self.epoch, index as u64])
+    }
+}
+
 impl OnDisk {
     fn batch(&self, index: Vec<u32>, augment: Option<Augment>, stop: &AtomicBool) -> Result<Batch> {
-        let size = 3 * (self.transform.crop as usize).pow(2);
-        let mut pixels = vec![0.0; index.len() * size];
-        let outcomes: Vec<Result<()>> = pixels
-            .par_chunks_exact_mut(size)
-            .zip(&index)
+        let mut pixels = vec![0.0; index.len() * self.numbers()];
+        self.each(&index, augment, stop, &mut pixels, |cut, out| self.transform.normalise(cut, out))?;
+        Ok(Batch { index, pixels })
+    }
+
+    fn cuts(&self, index: Vec<u32>, augment: Option<Augment>, memory: &Memory, stop: &AtomicBool) -> Result<Cuts> {
+        let size = index.len() * self.numbers();
+        let mut buffer = memory(size)?;
+        let Some(bytes) = buffer.bytes()?.get_mut(..size) else {
+            return Err(Error::data(format!("memory for a batch is smaller than its {size} bytes")));
+        };
+        self.each(&index, augment, stop, bytes, |cut, out| out.copy_from_slice(cut))?;
+        Ok(Cuts { index, buffer })
+    }
+
+    /// Numbers of an image.
+    fn numbers(&self) -> usize {
+        3 * (self.transform.crop as usize).pow(2)
+    }
+
+    /// Cuts each image, and puts it where it belongs.
+    fn each<T: Send>(
+        &self,
+        index: &[u32],
+        augment: Option<Augment>,
+        stop: &AtomicBool,
+        out: &mut [T],
+        put: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> Result<()> {
+        let outcomes: Vec<Result<()>> = out
+            .par_chunks_exact_mut(self.numbers())
+            .zip(index)
             // One at a time: a few large images in a row must not be one thread's alone.
             .with_max_len(1)
             .map(|(out, index)| match stop.load(Relaxed) {
                 true => Err(Error::interrupted()),
-                false => self.prepare(*index as usize, augment, out),
+                false => self.cut(*index as usize, augment).map(|cut| put(&cut, out)),
             })
             .collect();
         // The first in the list's order, not the first in time.
-        outcomes.into_iter().collect::<Result<()>>()?;
-        Ok(Batch { index, pixels })
+        outcomes.into_iter().collect()
     }
 
-    fn prepare(&self, index: usize, augment: Option<Augment>, out: &mut [f32]) -> Result<()> {
+    /// `[crop, crop, 3]`.
+    fn cut(&self, index: usize, augment: Option<Augment>) -> Result<Vec<u8>> {
         let item = &self.listed.list.items[index];
-        let mut drawn = augment.map(|how| (how, seeded::stream(how.seed, "augment", &[how.epoch, index as u64])));
+        let mut drawn = augment.map(|how| (how, how.stream(index)));
         let prepared = self.prepared.as_ref().map_or(Ok(None), |prepared| prepared.read(item))?;
-        let cut = match prepared {
+        match prepared {
             Some(image) => {
                 let cut = match &mut drawn {
                     None => self.transform.eval(&image),
                     Some((how, stream)) => self.transform.augmented(&image, stream, how.crop, how.flip),
                 };
                 scratch::give(image.data);
-                cut
+                Ok(cut)
             }
             None => {
                 let bytes = self.listed.bytes(index)?;
@@ -169,11 +242,9 @@ impl OnDisk {
                     None => self.transform.read_eval(&bytes),
                     Some((how, stream)) => self.transform.read_augmented(&bytes, stream, how.crop, how.flip),
                 };
-                cut.map_err(|e| self.listed.undecodable(index, &e))?
+                cut.map_err(|e| self.listed.undecodable(index, &e))
             }
-        };
-        self.transform.normalise(&cut, out);
-        Ok(())
+        }
     }
 
     /// Runs `work` on the threads that decode: as many as the caller's pool has.
@@ -189,35 +260,38 @@ impl OnDisk {
 }
 
 /// Batches made ahead of their use; dropping it stops the work.
-struct Ahead {
-    batches: Option<Receiver<Result<Batch>>>,
+struct Ahead<T> {
+    batches: Option<Receiver<Result<T>>>,
     worker: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
-impl Ahead {
-    fn start(images: Arc<OnDisk>, order: Vec<Vec<u32>>, augment: Option<Augment>) -> Self {
+impl<T: Send + 'static> Ahead<T> {
+    fn start(
+        images: Arc<OnDisk>,
+        order: Vec<Vec<u32>>,
+        batch: impl Fn(&OnDisk, Vec<u32>, &AtomicBool) -> Result<T> + Send + Sync + 'static,
+    ) -> Self {
         let (sender, batches) = sync_channel(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let threads = rayon::current_num_threads();
-        let work = move || make(&images, threads, order, augment, &seen, &sender);
+        let work = move || make(&images, threads, order, &|index| batch(&images, index, &seen), &sender);
         let worker = std::thread::spawn(work);
         Self { batches: Some(batches), worker: Some(worker), stop }
     }
 }
 
 /// Sends every batch until one fails or nobody wants them any more.
-fn make(
+fn make<T: Send>(
     images: &OnDisk,
     threads: usize,
     order: Vec<Vec<u32>>,
-    augment: Option<Augment>,
-    stop: &AtomicBool,
-    sender: &SyncSender<Result<Batch>>,
+    batch: &(dyn Fn(Vec<u32>) -> Result<T> + Sync),
+    sender: &SyncSender<Result<T>>,
 ) {
     for index in order {
-        let batch = images.on_own_threads(threads, || images.batch(index, augment, stop));
+        let batch = images.on_own_threads(threads, || batch(index));
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
@@ -225,8 +299,8 @@ fn make(
     }
 }
 
-impl Iterator for Ahead {
-    type Item = Result<Batch>;
+impl<T> Iterator for Ahead<T> {
+    type Item = Result<T>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Ok(batch) = self.batches.as_ref()?.recv() {
@@ -240,7 +314,7 @@ impl Iterator for Ahead {
     }
 }
 
-impl Drop for Ahead {
+impl<T> Drop for Ahead<T> {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         // A worker that waits for room in the channel wakes up when the channel is gone.
@@ -292,6 +366,51 @@ mod tests {
             for (index, pixels) in batch.index.iter().zip(batch.pixels.chunks_exact(3 * 64)) {
                 let path = folder.path().join(format!("{index}.png"));
                 assert_eq!(pixels, eval_pixels(&Transform::imagenet(16, 8), &path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn cuts_and_what_is_cut_out_of_prepared_images_are_the_pixels_of_batches() {
+        let (folder, list) = pictures();
+        let transform = Transform::imagenet(16, 8);
+        let prepared = tempfile::tempdir().unwrap();
+        let scale = Scale::of(&transform);
+        let mut writer =
+            crate::dataset::Writer::create(&prepared.path().join("0"), scale, &scale.name(&list.items), list.len())
+                .unwrap();
+        for item in &list.items {
+            let bytes = std::fs::read(folder.path().join(&item.path)).unwrap();
+            writer.push(item, scale.prepare(&bytes).unwrap().as_ref()).unwrap();
+        }
+        writer.finish().unwrap();
+        let from_files = images(&folder, &list);
+        assert!(from_files.raw().unwrap().prepared_sizes().is_none());
+        let opened = Prepared::open(prepared.path()).unwrap();
+        let images = Images::with_prepared(list, folder.path().to_path_buf(), transform, opened).unwrap();
+        let order = vec![(0..7).collect(), vec![11, 3]];
+        let raw = images.raw().unwrap();
+        let (sizes, table) = (raw.prepared_sizes().unwrap(), raw.table());
+        let memory: Memory = Arc::new(|size| Ok(Box::new(vec![9; size + 5])));
+        for augment in [None, Some(augment(1)), Some(Augment { crop: false, ..augment(2) })] {
+            let batches = from_files.batches(order.clone(), augment).map(Result::unwrap);
+            for (batch, cuts) in batches.zip(raw.cuts(order.clone(), augment, memory.clone())) {
+                let mut cuts = cuts.unwrap();
+                assert_eq!(cuts.index, batch.index);
+                let bytes = cuts.buffer.bytes().unwrap();
+                for (i, pixels) in batch.pixels.chunks_exact(3 * 64).enumerate() {
+                    let index = batch.index[i] as usize;
+                    let (whole, cut) = (raw.prepared(index).unwrap(), raw.cut(index, sizes[index], augment));
+                    assert_eq!(sizes[index], (whole.width, whole.height));
+                    for (at, &value) in pixels.iter().enumerate() {
+                        let (channel, y, x) = (at / 64, at % 64 / 8, at % 8);
+                        let byte = bytes[((i * 8 + y) * 8 + x) * 3 + channel];
+                        assert_eq!(table[channel][usize::from(byte)], value);
+                        let x = if cut.mirrored { 7 - x } else { x };
+                        let byte = whole.data[((cut.top + y) * whole.width + cut.left + x) * 3 + channel];
+                        assert_eq!(table[channel][usize::from(byte)], value);
+                    }
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod loader;
 mod location;
 mod prepared;
 mod presets;
+mod raw;
 mod shards;
 pub mod source;
 
@@ -18,6 +19,7 @@ pub use loader::{Images, Listed, eval_pixels};
 pub use location::Location;
 pub use prepared::{Prepared, Scale, Writer, is_part};
 pub use presets::{PRESETS, Preset, PresetName};
+pub use raw::{Buffer, Cuts, Memory, Raw};
 
 /// Labelled images ready for a network: all that training and encoding know of a data set.
 pub trait Examples: Sync {
@@ -39,6 +41,11 @@ pub trait Examples: Sync {
 
     /// The given batches of images, in order, prepared ahead of their use.
     fn batches(&self, order: Vec<Vec<u32>>, augment: Option<Augment>) -> Box<dyn Iterator<Item = Result<Batch>> + '_>;
+
+    /// The same images as bytes, for a GPU that cuts and normalises them; none if there are only numbers.
+    fn raw(&self) -> Option<&dyn Raw> {
+        None
+    }
 }
 
 /// One batch, ready for the network.

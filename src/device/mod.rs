@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) mod pinned;
 
 use crate::error::Result;
 use candle_core::Device;
@@ -32,8 +34,8 @@ fn open_gpu(_: usize) -> Result<Device> {
 }
 
 /// What to do about a build without CUDA.
-pub const HOW_TO_BUILD: &str = "leave out `--gpus` to use the CPU; `scripts/cuda-toolkit.sh build` makes a hashpipe for \
-                                NVIDIA GPUs (README, \"GPU\")";
+pub const HOW_TO_BUILD: &str = "leave out `--gpus` or `--device` to use the CPU; `scripts/cuda-toolkit.sh build` makes a \
+                                hashpipe for NVIDIA GPUs (README, \"GPU\")";
 
 /// Whether this build can use GPUs at all.
 pub const fn can_use_gpus() -> bool {

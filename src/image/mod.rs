@@ -12,4 +12,4 @@ mod transform;
 
 pub use decode::{DecodeError, MAX_PIXELS, Pixels, decode};
 pub use resize::{Window, resize_window};
-pub use transform::Transform;
+pub use transform::{Cut, Transform};

@@ -127,11 +127,25 @@ impl Transform {
     pub fn normalise(&self, hwc: &[u8], out: &mut [f32]) {
         let plane = hwc.len() / 3;
         for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-            let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);
-            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            let table = self.normalised(channel);
             for (out, pixel) in out.iter_mut().zip(hwc.chunks_exact(3)) {
                 *out = table[usize::from(pixel[channel])];
             }
+        }
+    }
+
+    /// What each value of red (channel 0), green or blue becomes for the network: (value / 255 - mean) / std.
+    pub fn normalised(&self, channel: usize) -> [f32; 256] {
+        let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);
+        std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
+    }
+
+    /// Where the square that the network sees lies in the resized image: the centre, or as [`augmented`](Self::augmented)
+    /// draws it. `width` and `height` are the image's, before or after resizing.
+    pub fn place(&self, width: usize, height: usize, drawn: Option<(&mut Stream, bool, bool)>) -> Cut {
+        match drawn {
+            None => self.centre(width, height),
+            Some((stream, crop, flip)) => self.draw(width, height, stream, crop, flip),
         }
     }
 
@@ -179,11 +193,11 @@ impl Transform {
 }
 
 /// Where a square is cut out of the resized image, and whether it is mirrored then.
-#[derive(Debug, Clone, Copy)]
-struct Cut {
-    left: usize,
-    top: usize,
-    mirrored: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    pub left: usize,
+    pub top: usize,
+    pub mirrored: bool,
 }
 
 /// Half of the spare pixels; a half pixel goes to the even side, as Python's `round` does.

@@ -1,6 +1,6 @@
 //! Dropout whose mask is drawn anew from its name when it is needed, and not stored.
 
-use super::host::{host, values};
+use super::host::values;
 use crate::seeded;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ pub struct Dropout {
 }
 
 /// Numbers that share one random stream. Part of the mask's definition.
-const CHUNK: usize = 1 << 12;
+pub(super) const CHUNK: usize = 1 << 12;
 
 impl Dropout {
     fn apply(&self, xs: &[f32]) -> Vec<f32> {
@@ -36,11 +36,15 @@ impl Dropout {
         out
     }
 
+    /// What draws a number is dropped for, those below it, and what it is multiplied by otherwise.
+    pub(super) fn rule(&self) -> (u32, f32) {
+        // Half of a 64-bit draw decides: the probability is exact to 2^-32.
+        ((self.p * (1u64 << 32) as f64) as u32, (1.0 / (1.0 - self.p)) as f32)
+    }
+
     /// Drops some of the numbers from this position of the batch on; all of one stream.
     fn drop_from(&self, position: usize, mut values: &mut [f32]) {
-        // Half of a 64-bit draw decides: the probability is exact to 2^-32.
-        let dropped_below = (self.p * (1u64 << 32) as f64) as u32;
-        let scale = (1.0 / (1.0 - self.p)) as f32;
+        let (dropped_below, scale) = self.rule();
         let decide = |draw: u32, x: f32| if draw < dropped_below { 0.0 } else { x * scale };
         let (chunk, before) = (position / CHUNK, position % CHUNK);
         let mut stream = seeded::stream(self.seed, "dropout", &[self.step, self.layer, chunk as u64]);
@@ -68,10 +72,13 @@ impl CustomOp1 for Dropout {
         Ok((CpuStorage::F32(self.apply(values(xs, layout)?)), layout.shape().clone()))
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        let upstream = upstream.contiguous()?;
-        let dx = self.apply(host(&upstream).values()?);
-        Ok(Some(Tensor::from_vec(dx, xs.shape(), xs.device())?))
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, xs: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+        super::cuda::dropout::dropout(self, xs, layout)
+    }
+
+    fn bwd(&self, _xs: &Tensor, _ys: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        upstream.contiguous()?.apply_op1_no_bwd(self).map(Some)
     }
 }
 
@@ -124,5 +131,24 @@ mod tests {
             assert_eq!(dx.to_vec2::<f32>().unwrap(), ys.to_vec2::<f32>().unwrap());
             vec![dx]
         });
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn cuda_draws_the_mask_of_the_cpu() {
+        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        for (len, first, p, seed) in
+            [(1, 0, 0.5, 0), (5000, 0, 0.3, u64::MAX), (9000, 4095, 0.5, 1 << 40), (4096, 4096, 0.9, 3)]
+        {
+            let op = Dropout { p, seed, step: 1 << 33 | 5, layer: 1, first };
+            let draw = |device: &Device| {
+                let xs: Vec<f32> = (0..len).map(|i| i as f32 - 2500.5).collect();
+                let xs = Var::from_tensor(&Tensor::from_vec(xs, len, device).unwrap()).unwrap();
+                let ys = xs.apply_op1(op).unwrap();
+                let dx = (&ys * 3.0).unwrap().sum_all().unwrap().backward().unwrap().get(&xs).unwrap().clone();
+                [ys, dx].map(|tensor| tensor.to_vec1::<f32>().unwrap())
+            };
+            assert!(draw(&gpu) == draw(&Device::Cpu), "{op:?}");
+        }
     }
 }

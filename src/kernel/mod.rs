@@ -40,7 +40,7 @@ pub(crate) use gemm::{Into, Matrix, multiply};
 pub(crate) use host::host;
 pub use linear::{GradientSink, Linear};
 pub use pool::MaxPool2d;
-pub use sgd::momentum_step;
+pub use sgd::{Momentum, Rates, Update, not_finite};
 pub use simd::{check_vectors, has_bf16, vectors};
 
 /// Into how many parts a loss cuts its sums; more threads than this find nothing to do there.

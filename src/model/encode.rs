@@ -1,14 +1,19 @@
-//! Logits of every image of a list, in its order.
+//! Logits or codes of every image of a list, in its order.
 
+use super::feed::{Fed, Feed, Passes};
+use super::later::{Later, Plain};
 use super::net::{HashModel, Mode};
+use super::signs::Signs;
 use super::tensor_error;
 use crate::dataset::Examples;
 use crate::error::Result;
-use crate::kernel::host;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 /// Receives the images' positions and their logits, row-major, batch by batch.
 pub type Sink<'a> = dyn FnMut(&[u32], &[f32]) -> anyhow::Result<()> + 'a;
+
+/// Receives the images' positions and the signs of their logits, batch by batch.
+pub type SignSink<'a> = dyn FnMut(&[u32], &Signs) -> anyhow::Result<()> + 'a;
 
 /// Runs the network over batches of images without augmentation; stops at the first error of `examples` or `sink`.
 ///
@@ -20,11 +25,45 @@ pub fn encode(
     device: &Device,
     sink: &mut Sink,
 ) -> anyhow::Result<()> {
-    for batch in examples.batches(batches, None) {
-        let batch = batch?;
-        let xs = model.images(batch.pixels, batch.index.len(), device)?;
-        let logits = model.forward(&xs, Mode::Eval)?.to_device(&Device::Cpu)?;
-        sink(&batch.index, host(&logits).values()?)?;
+    let ask = Later::numbers;
+    run(model, examples, batches, device, ask, &mut |index, logits| sink(&index, &logits))
+}
+
+/// The same for those who want codes only, which a GPU packs itself.
+pub fn encode_signs(
+    model: &HashModel,
+    examples: &dyn Examples,
+    batches: Vec<Vec<u32>>,
+    device: &Device,
+    sink: &mut SignSink,
+) -> anyhow::Result<()> {
+    let ask = Later::signs;
+    run(model, examples, batches, device, ask, &mut |index, words| {
+        let signs = Signs::new(model.bits(), index.len(), words);
+        sink(&index, &signs)
+    })
+}
+
+/// While a GPU computes on a batch, the next one is on its way to it, and the one after that is decoded.
+fn run<T: Plain>(
+    model: &HashModel,
+    examples: &dyn Examples,
+    batches: Vec<Vec<u32>>,
+    device: &Device,
+    ask: impl Fn(&mut Later<Vec<u32>, T>, Vec<u32>, &Tensor) -> candle_core::Result<()>,
+    give: &mut dyn FnMut(Vec<u32>, Vec<T>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let feed = Feed::open(examples, device, Passes::One)?;
+    let mut later = Later::new();
+    for batch in feed.batches(batches, None) {
+        let Fed { index, xs } = batch?;
+        ask(&mut later, index, &model.forward(&xs, Mode::Eval)?)?;
+        if let Some((index, numbers)) = later.take()? {
+            give(index, numbers)?;
+        }
+    }
+    while let Some((index, numbers)) = later.wait()? {
+        give(index, numbers)?;
     }
     Ok(())
 }

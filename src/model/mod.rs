@@ -3,10 +3,14 @@
 pub mod backbone;
 mod checkpoint;
 mod crew;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod data_parallel;
 mod encode;
 mod exchange;
+mod feed;
 mod finished;
+mod later;
 mod layers;
 pub mod loss;
 mod net;
@@ -19,6 +23,7 @@ mod record;
 mod replica;
 pub mod schedule;
 mod selection;
+mod signs;
 mod team;
 mod tensor_file;
 mod train_loop;
@@ -26,13 +31,14 @@ pub mod weights;
 
 pub use checkpoint::finished_epochs;
 pub use data_parallel::DataParallel;
-pub use encode::{Sink, encode, logits};
+pub use encode::{SignSink, Sink, encode, encode_signs, logits};
 pub use finished::{Made, Shorter, epochs_of};
 pub use net::{HashModel, How, Mode};
-pub use probe::{Probe, multiply};
+pub use probe::{Limits, Probe, Rates, multiply};
 pub use recipe::Recipe;
 pub use record::{Record, Tick};
 pub use selection::{Measure, Selected, Selection};
+pub use signs::{Sign, Signs};
 pub use train_loop::{Files, Trained, Watch, train, train_selecting};
 
 pub use crate::kernel::{Precision, check_vectors, has_bf16, vectors};

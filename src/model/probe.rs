@@ -8,7 +8,8 @@ use super::tensor_error;
 use crate::error::Result;
 use crate::kernel::{Precision, floor};
 use crate::seeded::stream;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use std::time::Instant;
 
 /// Classes of the noise.
 const CLASSES: usize = 80;
@@ -30,10 +31,16 @@ impl Probe {
     ///
     /// # Errors
     /// If backbone, bits and side make no network.
-    pub fn new(backbone: &BackboneSpec, bits: usize, side: usize, batch: usize, precision: Precision) -> Result<Self> {
-        let device = Device::Cpu;
+    pub fn new(
+        backbone: &BackboneSpec,
+        bits: usize,
+        side: usize,
+        batch: usize,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self> {
         backbone.builder().check(side)?;
-        let model = HashModel::seeded(backbone, bits, side, 1, &device)?.in_precision(precision);
+        let model = HashModel::seeded(backbone, bits, side, 1, device)?.in_precision(precision);
         let loss = LossSpec::HashNet(Default::default());
         let loss = loss.builder().build(Sizes { images: batch, classes: CLASSES, bits })?;
         let sgd: OptimizerSpec =
@@ -41,9 +48,9 @@ impl Probe {
         let optimizer = sgd.builder().build(model.parameters())?;
         let mut draw = stream(1, "probe", &[]);
         let pixels = (0..batch * 3 * side * side).map(|_| draw.range(-2.0, 2.0) as f32).collect();
-        let images = model.images(pixels, batch, &device)?;
+        let images = model.images(pixels, batch, device)?;
         let labels = (0..batch * CLASSES).map(|i| f32::from(i % CLASSES == (i / CLASSES) % 2)).collect();
-        let labels = Tensor::from_vec(labels, (batch, CLASSES), &device).map_err(tensor_error)?;
+        let labels = Tensor::from_vec(labels, (batch, CLASSES), device).map_err(tensor_error)?;
         let index = (0..u32::try_from(batch).unwrap_or(u32::MAX)).collect();
         Ok(Self { model, loss, optimizer, images, labels, index, steps: 0 })
     }
@@ -56,6 +63,17 @@ impl Probe {
     /// Multiplications and additions of one image.
     pub fn operations(&self) -> Operations {
         self.model.operations()
+    }
+
+    /// Bytes of all parameters.
+    pub fn parameter_bytes(&self) -> f64 {
+        self.model.parameters().iter().map(|(_, var)| var.elem_count() * var.dtype().size_in_bytes()).sum::<usize>()
+            as f64
+    }
+
+    /// Waits until all that was asked for is done: a GPU works while the program goes on.
+    pub fn synchronise(&self) -> Result<()> {
+        self.images.device().synchronize().map_err(tensor_error)
     }
 
     /// One training step.
@@ -72,7 +90,96 @@ impl Probe {
     }
 }
 
+/// What a device does at most: one large product of matrices, and one large copy, by the libraries' own functions.
+pub struct Limits {
+    factors: [Tensor; 2],
+    bytes: Tensor,
+    precision: Precision,
+}
+
+/// What a device did at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    /// Multiplications and additions per second.
+    pub operations: f64,
+    /// Bytes read and bytes written per second, together.
+    pub bytes: f64,
+}
+
+impl Limits {
+    /// For products that round their factors to this.
+    ///
+    /// # Errors
+    /// If the device has no memory for it: half a GiB on a GPU.
+    pub fn new(precision: Precision, device: &Device) -> Result<Self> {
+        // Large enough for every multiprocessor to work, and for caches not to hold it.
+        let (side, numbers) = if device.is_cpu() { (256, 1 << 20) } else { (4096, 1 << 26) };
+        let make = || {
+            let number = if precision == Precision::Bf16 && !device.is_cpu() { DType::BF16 } else { DType::F32 };
+            let factor = || Tensor::ones((side, side), number, device);
+            candle_core::Result::Ok(([factor()?, factor()?], Tensor::zeros(numbers, DType::F32, device)?))
+        };
+        let (factors, bytes) = make().map_err(tensor_error)?;
+        Ok(Self { factors, bytes, precision })
+    }
+
+    /// Measures; some milliseconds on a GPU.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn rates(&self) -> Result<Rates> {
+        const TIMES: usize = 8;
+        let device = self.bytes.device();
+        let seconds = |work: &dyn Fn() -> candle_core::Result<Tensor>| {
+            device.synchronize()?;
+            let began = Instant::now();
+            for _ in 0..TIMES {
+                work()?;
+            }
+            device.synchronize()?;
+            candle_core::Result::Ok(began.elapsed().as_secs_f64().max(1e-9) / TIMES as f64)
+        };
+        let [left, right] = &self.factors;
+        let product = in_products(self.precision, || seconds(&|| left.matmul(right))).map_err(tensor_error)?;
+        let copy = seconds(&|| self.bytes.copy()).map_err(tensor_error)?;
+        let side = left.elem_count() as f64;
+        Ok(Rates {
+            operations: 2.0 * side * side.sqrt() / product,
+            bytes: 2.0 * (self.bytes.elem_count() * size_of::<f32>()) as f64 / copy,
+        })
+    }
+}
+
+/// Does something while candle's products of f32 on GPUs take factors of this precision.
+fn in_products<T>(precision: Precision, work: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "cuda")]
+    {
+        use candle_core::cuda_backend::{gemm_reduced_precision_f32, set_gemm_reduced_precision_f32};
+        let before = gemm_reduced_precision_f32();
+        set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+        let done = work();
+        set_gemm_reduced_precision_f32(before);
+        done
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = precision;
+        work()
+    }
+}
+
 /// Multiplications and additions that this thread pool does of nothing else, in some milliseconds; returns how many.
 pub fn multiply(precision: Precision) -> f64 {
     floor::multiply(precision)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_does_something() {
+        let rates = Limits::new(Precision::F32, &Device::Cpu).unwrap().rates().unwrap();
+        assert!(rates.operations > 0.0 && rates.bytes > 0.0, "{rates:?}");
+    }
 }

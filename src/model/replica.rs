@@ -3,12 +3,13 @@
 //!
 //! The loss sees one batch, however many networks made its logits: a loss that compares images needs not know of shares.
 
+use super::feed::{Pixels, bound};
 use super::loss::{Loss, Step};
 use super::net::{HashModel, Mode};
 use super::optim::Optimizer;
 use super::tensor_error;
 use crate::dataset::Examples;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use candle_core::{Device, Tensor, Var, bail};
 
 /// A network on a device, and what updates it.
@@ -20,11 +21,18 @@ pub(super) struct Replica {
 
 /// Consecutive images of a batch, or all of them.
 pub(super) struct Share {
-    /// `[count, 3, side, side]`, row-major, normalised.
-    pixels: Vec<f32>,
+    pixels: Material,
     count: usize,
     /// How many images of the batch come before these.
     first: usize,
+}
+
+/// A share's images, `[count, 3, side, side]`, normalised.
+enum Material {
+    /// On the host, row-major.
+    Numbers(Vec<f32>),
+    /// On the device.
+    There(Tensor),
 }
 
 /// Which step of a training, for what is drawn in it.
@@ -43,31 +51,28 @@ pub(super) struct Verdict {
     pub(super) gradient: Tensor,
 }
 
-/// Where the `part`-th of so many parts begins, of `count` things in order; part `parts` begins at the end. No part is
-/// longer than another by more than one.
-pub(super) fn bound(count: usize, part: usize, parts: usize) -> usize {
-    count * part / parts.max(1)
-}
-
 impl Share {
-    /// A whole batch.
-    pub(super) fn whole(pixels: Vec<f32>, count: usize) -> Self {
-        Self { pixels, count, first: 0 }
-    }
-
     /// A batch in so many shares, in order; some are empty if there are fewer images.
-    pub(super) fn cut(pixels: Vec<f32>, count: usize, parts: usize) -> Vec<Self> {
-        let size = pixels.len() / count.max(1);
-        let mut rest = Self::whole(pixels, count);
-        let mut shares = vec![];
-        for part in (1..parts).rev() {
-            let first = bound(count, part, parts);
-            shares.push(Self { pixels: rest.pixels.split_off(first * size), count: rest.count - first, first });
-            rest.count = first;
+    ///
+    /// # Errors
+    /// A batch that was cut into another number of shares.
+    pub(super) fn cut(pixels: Pixels, count: usize, parts: usize) -> Result<Vec<Self>> {
+        let firsts = (0..parts).map(|part| (bound(count, part, parts), bound(count, part + 1, parts)));
+        let materials: Vec<Material> = match pixels {
+            Pixels::There(tensors) => tensors.into_iter().map(Material::There).collect(),
+            Pixels::Numbers(mut rest) => {
+                let size = rest.len() / count.max(1);
+                let mut cut: Vec<_> =
+                    (1..parts).rev().map(|part| rest.split_off(bound(count, part, parts) * size)).collect();
+                cut.push(rest);
+                cut.into_iter().rev().map(Material::Numbers).collect()
+            }
+        };
+        if materials.len() != parts {
+            return Err(Error::new(Kind::Stage, format!("a batch of {} shares for {parts} devices", materials.len())));
         }
-        shares.push(rest);
-        shares.reverse();
-        shares
+        let share = |(pixels, (first, end))| Self { pixels, count: end - first, first };
+        Ok(materials.into_iter().zip(firsts).map(share).collect())
     }
 }
 
@@ -78,7 +83,10 @@ impl Replica {
         if count == 0 {
             return Ok(None);
         }
-        let xs = self.model.images(pixels, count, &self.device)?;
+        let xs = match pixels {
+            Material::Numbers(pixels) => self.model.images(pixels, count, &self.device)?,
+            Material::There(xs) => xs,
+        };
         let mode = Mode::Train { seed: draw.seed, step: draw.step, first };
         self.model.forward(&xs, mode).map(Some).map_err(tensor_error)
     }
@@ -115,8 +123,8 @@ pub(super) fn judge(
     Ok(Verdict { loss: value.detach(), gradient })
 }
 
-/// Multi-hot labels of images, `[n, classes]`.
-pub(super) fn labels(examples: &dyn Examples, index: &[u32], device: &Device) -> Result<Tensor> {
+/// Multi-hot labels of images, `[n, classes]`, on the CPU.
+pub(super) fn labels(examples: &dyn Examples, index: &[u32]) -> Result<Tensor> {
     let classes = examples.classes();
     let mut rows = vec![0f32; index.len() * classes];
     for (row, &image) in rows.chunks_exact_mut(classes).zip(index) {
@@ -127,7 +135,7 @@ pub(super) fn labels(examples: &dyn Examples, index: &[u32], device: &Device) ->
             *cell = 1.0;
         }
     }
-    Tensor::from_vec(rows, (index.len(), classes), device).map_err(tensor_error)
+    Tensor::from_vec(rows, (index.len(), classes), &Device::Cpu).map_err(tensor_error)
 }
 
 #[cfg(test)]
@@ -138,16 +146,18 @@ mod tests {
     fn shares_are_a_batch_cut_in_order() {
         for (count, parts) in [(1, 1), (7, 1), (7, 2), (7, 3), (3, 3), (2, 3), (0, 2)] {
             let pixels: Vec<f32> = (0..count * 4).map(|i| i as f32).collect();
-            let shares = Share::cut(pixels.clone(), count, parts);
+            let shares = Share::cut(Pixels::Numbers(pixels.clone()), count, parts).unwrap();
             assert_eq!(shares.len(), parts);
-            let mut first = 0;
-            for share in &shares {
-                assert_eq!((share.first, share.pixels.len()), (first, share.count * 4), "{count} in {parts}");
+            let (mut first, mut together) = (0, vec![]);
+            for share in shares {
+                let Material::Numbers(numbers) = share.pixels else { panic!("they are on the host") };
+                assert_eq!((share.first, numbers.len()), (first, share.count * 4), "{count} in {parts}");
                 assert!(share.count.abs_diff(count / parts) <= 1);
                 first += share.count;
+                together.extend(numbers);
             }
             assert_eq!(first, count);
-            assert_eq!(shares.into_iter().flat_map(|share| share.pixels).collect::<Vec<_>>(), pixels);
+            assert_eq!(together, pixels);
         }
     }
 }

@@ -10,15 +10,17 @@
 
 use super::crew::Crew;
 use super::exchange::{self, Exchange};
+use super::feed::{Given, bound};
 use super::loss::{Loss, Sizes, Step};
 use super::net::HashModel;
 use super::recipe::Recipe;
-use super::replica::{Draw, Replica, Share, Verdict, bound, judge, labels};
+use super::replica::{Draw, Replica, Share, Verdict, judge, labels};
 use super::tensor_error;
 use super::tensor_file::write_numbers;
-use crate::dataset::{Batch, Examples};
+use crate::dataset::Examples;
 use crate::error::{Error, Kind, Result};
 use candle_core::{Device, Tensor};
+use std::ops::Range;
 
 /// Replicas with the same weights, and a loss for each rank: one if the training is synchronous.
 pub(super) struct Team {
@@ -44,7 +46,7 @@ pub(super) struct Now {
 /// A rank's part in a step.
 struct Rank {
     seed: u64,
-    batch: Batch,
+    batch: Given,
     labels: Tensor,
     loss: Box<dyn Loss>,
 }
@@ -84,6 +86,17 @@ impl Team {
         self.losses.len()
     }
 
+    /// The devices that a rank's batches are cut for, by their numbers.
+    pub(super) fn devices_of(&self, rank: usize) -> Range<usize> {
+        let replicas = self.crew.len();
+        if !self.by_ranks {
+            return 0..replicas;
+        }
+        let has = |&replica: &usize| rank < bound(self.ranks(), replica + 1, replicas);
+        let replica = (0..replicas).find(has).unwrap_or(0);
+        replica..replica + 1
+    }
+
     /// What logits are multiplied by in an epoch.
     pub(super) fn scale(&self, epoch: usize) -> f64 {
         self.losses.first().map_or(1.0, |loss| loss.scale(epoch))
@@ -94,13 +107,13 @@ impl Team {
     pub(super) fn step(
         &mut self,
         examples: &dyn Examples,
-        batches: Vec<Batch>,
+        batches: Vec<Given>,
         now: Now,
     ) -> anyhow::Result<Vec<Tensor>> {
         let (gradients, losses) = if self.by_ranks {
             self.gradients_of_ranks(examples, batches, now)?
         } else {
-            let Ok([batch]) = <[Batch; 1]>::try_from(batches) else { anyhow::bail!("a step takes one batch") };
+            let Ok([batch]) = <[Given; 1]>::try_from(batches) else { anyhow::bail!("a step takes one batch") };
             self.gradients_of_shares(examples, batch, now)?
         };
         let sums = self.exchange.sum(gradients)?;
@@ -112,12 +125,12 @@ impl Team {
     fn gradients_of_shares(
         &mut self,
         examples: &dyn Examples,
-        Batch { index, pixels }: Batch,
+        Given { index, pixels }: Given,
         now: Now,
     ) -> anyhow::Result<(Vec<Vec<Tensor>>, Vec<Tensor>)> {
         let replicas = self.crew.len();
         let draw = Draw { seed: self.seed, step: now.step };
-        let shares = Share::cut(pixels, index.len(), replicas);
+        let shares = Share::cut(pixels, index.len(), replicas)?;
         let logits = self.crew.each(shares, move |replica, share| Ok(replica.forward(share, draw)?))?;
 
         let device = &self.crew.first().device;
@@ -126,7 +139,7 @@ impl Team {
             [whole] => whole.clone(),
             parts => Tensor::cat(parts, 0)?,
         };
-        let labels = labels(examples, &index, device)?;
+        let labels = labels(examples, &index)?;
         let Some(loss) = self.losses.first_mut() else { anyhow::bail!("a training has a loss") };
         let Verdict { loss, gradient } = judge(loss.as_mut(), &whole, &labels, &index, Step { epoch: now.epoch })?;
 
@@ -145,7 +158,7 @@ impl Team {
     fn gradients_of_ranks(
         &mut self,
         examples: &dyn Examples,
-        batches: Vec<Batch>,
+        batches: Vec<Given>,
         now: Now,
     ) -> anyhow::Result<(Vec<Vec<Tensor>>, Vec<Tensor>)> {
         let (count, replicas) = (self.losses.len(), self.crew.len());
@@ -154,7 +167,7 @@ impl Team {
         }
         let mut ranks = vec![];
         for (number, (loss, batch)) in std::mem::take(&mut self.losses).into_iter().zip(batches).enumerate() {
-            let (seed, labels) = (seed_of(self.seed, number), labels(examples, &batch.index, &Device::Cpu)?);
+            let (seed, labels) = (seed_of(self.seed, number), labels(examples, &batch.index)?);
             ranks.push(Rank { seed, batch, labels, loss });
         }
         let mut turns: Vec<Vec<Rank>> =
@@ -243,12 +256,12 @@ fn copy_of(model: &HashModel, recipe: &Recipe, device: &Device) -> Result<HashMo
 /// Forward, loss and backward of some of `count` ranks, one after the other.
 fn take_turns(replica: &Replica, ranks: Vec<Rank>, count: usize, now: Now) -> anyhow::Result<Turned> {
     let (mut sum, mut judged): (Option<Vec<Tensor>>, _) = (None, vec![]);
-    for Rank { seed, batch: Batch { index, pixels }, labels, mut loss } in ranks {
+    for Rank { seed, batch: Given { index, pixels }, labels, mut loss } in ranks {
         let draw = Draw { seed, step: now.step };
-        let Some(logits) = replica.forward(Share::whole(pixels, index.len()), draw)? else {
+        let share = Share::cut(pixels, index.len(), 1)?.pop();
+        let Some(logits) = share.map_or(Ok(None), |share| replica.forward(share, draw))? else {
             anyhow::bail!("a rank has an empty batch")
         };
-        let labels = labels.to_device(&replica.device)?;
         let verdict = judge(loss.as_mut(), &logits, &labels, &index, Step { epoch: now.epoch })?;
         let mut gradients = replica.backward(Some(&logits), &verdict.gradient)?;
         if count > 1 {

@@ -2,7 +2,9 @@
 //! was stopped.
 
 use super::checkpoint::{self, Progress, Saved};
+use super::feed::{Feeds, Given};
 use super::finished::{self, Shorter};
+use super::later::Later;
 use super::loss::Sizes;
 use super::net::HashModel;
 use super::parameters::Init;
@@ -12,13 +14,13 @@ use super::selection::{self, Best, Selected, Selection};
 use super::team::{Now, Team, named, seed_of};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
-use crate::dataset::{Augment, Batch, Examples};
+use crate::dataset::{Augment, Examples};
 use crate::error::{Error, Kind, Result};
-use crate::kernel::host;
+use crate::kernel::not_finite;
 use crate::seeded;
 use candle_core::{Device, Tensor};
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a training reads and writes beside its images.
@@ -132,6 +134,7 @@ impl Data<'_> {
 struct Training<'a> {
     data: Data<'a>,
     team: Team,
+    feeds: Arc<Feeds<'a>>,
     /// One per finished epoch.
     records: Vec<Record>,
     checkpoint: Option<PathBuf>,
@@ -151,14 +154,16 @@ struct Epoch {
     began: Instant,
 }
 
-/// A step that was taken, and whose loss was not read yet.
+/// A step that was taken, and whose losses, one per rank, were not read yet.
+#[derive(Clone, Copy)]
 struct Taken {
     /// From 0, of its epoch.
     step: usize,
     images: usize,
-    /// One per rank.
-    losses: Vec<Tensor>,
 }
+
+/// Losses in the order of steps, and of the ranks in each.
+type Unread = Later<Taken, f32>;
 
 /// What was read of an epoch's steps.
 #[derive(Default)]
@@ -206,26 +211,27 @@ impl<'a> Training<'a> {
         let Data { recipe, examples, .. } = data;
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
         let team = Team::new(recipe, sizes, model, data.devices)?;
+        // Last, so that images take no room that weights and momentum need.
+        let feeds = Arc::new(Feeds::open(examples, &data.devices[..recipe.devices(data.devices.len())?])?);
         let (records, checkpoint, best, unused, refused) = (vec![], None, vec![], vec![], None);
-        Ok(Self { data, team, records, checkpoint, best, unused, extended: 0, refused })
+        Ok(Self { data, team, feeds, records, checkpoint, best, unused, extended: 0, refused })
     }
 
     /// One pass over the images, in an order and with an augmentation that the seed and the epoch decide.
     fn epoch(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
         let epoch = self.begin();
-        let (mut unread, mut tally) = (VecDeque::new(), Tally::default());
-        let mut batches = self.batches(epoch.number)?;
+        let (mut unread, mut tally) = (Unread::new(), Tally::default());
+        let feeds = Arc::clone(&self.feeds);
+        let mut batches = self.batches(&feeds, epoch.number)?;
         for step in 0..self.data.steps() {
             let next = batches.iter_mut().map(|batches| batches.next().unwrap_or_else(|| Err(too_few(step))));
-            unread.push_back(self.step(&epoch, step, next.collect::<Result<_>>()?)?);
-            while unread.len() > self.unread_steps()
-                && let Some(taken) = unread.pop_front()
-            {
-                self.read(&epoch, &taken, &mut tally, watch)?;
+            self.step(&epoch, step, next.collect::<Result<_>>()?, &mut unread)?;
+            while unread.len() > self.unread_steps() * self.team.ranks() {
+                self.read(&epoch, &mut unread, &mut tally, watch)?;
             }
         }
-        for taken in &unread {
-            self.read(&epoch, taken, &mut tally, watch)?;
+        while unread.len() > 0 {
+            self.read(&epoch, &mut unread, &mut tally, watch)?;
         }
         self.check_finite(&epoch)?;
         self.team.check_alike()?;
@@ -244,36 +250,40 @@ impl<'a> Training<'a> {
         Epoch { number, factor, lr, scale: self.team.scale(number), began: Instant::now() }
     }
 
-    /// How many steps may be taken before the loss of the first of them is read: reading waits for a device that would
-    /// otherwise go on.
+    /// How many steps may be taken before the loss of the first of them is read: a GPU must find its next step waiting.
     fn unread_steps(&self) -> usize {
-        const AHEAD: usize = 4;
+        const AHEAD: usize = 3;
         if self.data.devices.iter().all(Device::is_cpu) { 0 } else { AHEAD }
     }
 
     /// Forward, loss, backward and update, of a batch for each rank.
-    fn step(&mut self, epoch: &Epoch, step: usize, batches: Vec<Batch>) -> anyhow::Result<Taken> {
+    fn step(&mut self, epoch: &Epoch, step: usize, batches: Vec<Given>, unread: &mut Unread) -> anyhow::Result<()> {
         let from_start = ((epoch.number - 1) * self.data.steps() + step) as u64;
         let now = Now { step: from_start, epoch: epoch.number, factor: epoch.factor };
         let images = batches.iter().map(|batch| batch.index.len()).sum();
-        let losses = self.team.step(self.data.examples, batches, now)?;
-        Ok(Taken { step, images, losses })
+        for loss in self.team.step(self.data.examples, batches, now)? {
+            unread.numbers(Taken { step, images }, &loss)?;
+        }
+        Ok(())
     }
 
-    /// Reads the loss of a step, which is the mean of its ranks', and tells it.
-    fn read(&self, epoch: &Epoch, taken: &Taken, tally: &mut Tally, watch: &mut Watch) -> anyhow::Result<()> {
-        let Taken { step, images, losses } = taken;
+    /// Reads the loss of the oldest unread step, which is the mean of its ranks', and tells it.
+    fn read(&self, epoch: &Epoch, unread: &mut Unread, tally: &mut Tally, watch: &mut Watch) -> anyhow::Result<()> {
+        let mut oldest = Taken { step: 0, images: 0 };
         let mut loss = 0.0;
-        for value in losses {
-            loss += f64::from(value.to_device(&Device::Cpu)?.to_scalar::<f32>()?);
+        for _ in 0..self.team.ranks() {
+            let Some((taken, value)) = unread.wait()? else { anyhow::bail!("a step without a loss") };
+            oldest = taken;
+            loss += value.first().map_or(f64::NAN, |&value| f64::from(value));
         }
-        loss /= losses.len() as f64;
+        let Taken { step, images } = oldest;
+        loss /= self.team.ranks() as f64;
         if !loss.is_finite() {
             let place = format!("step {} of {}", step + 1, self.data.steps());
             return Err(self.diverged(&format!("the loss became {loss}"), epoch, &place).into());
         }
         tally.images += images;
-        tally.total += loss * *images as f64;
+        tally.total += loss * images as f64;
         watch(&Tick {
             epoch: epoch.number,
             epochs: self.data.recipe.epochs,
@@ -302,7 +312,7 @@ impl<'a> Training<'a> {
     }
 
     /// For each rank all images, shuffled and varied by its seed, in batches.
-    fn batches(&self, epoch: usize) -> anyhow::Result<Vec<Batches<'a>>> {
+    fn batches<'f>(&self, feeds: &'f Feeds, epoch: usize) -> anyhow::Result<Vec<Batches<'f>>> {
         let Data { recipe: &Recipe { seed, crop, flip, batch, .. }, examples, .. } = self.data;
         let of_rank = |rank| {
             let seed = seed_of(seed, rank);
@@ -310,20 +320,21 @@ impl<'a> Training<'a> {
             seeded::stream(seed, "shuffle", &[epoch as u64]).shuffle(&mut order);
             let order = order.chunks(batch).map(<[u32]>::to_vec).collect();
             let augment = (crop || flip).then_some(Augment { seed, epoch: epoch as u64, crop, flip });
-            Ok(examples.batches(order, augment))
+            Ok(feeds.batches(order, augment, self.team.devices_of(rank)))
         };
         (0..self.team.ranks()).map(of_rank).collect()
     }
 
     /// The last update of an epoch can spoil weights that no loss has seen yet: they must not reach a checkpoint.
     fn check_finite(&self, epoch: &Epoch) -> anyhow::Result<()> {
-        for (name, var) in self.team.model().parameters() {
-            let on_host = var.to_device(&Device::Cpu)?;
-            if !host(&on_host).values()?.iter().all(|v| v.is_finite()) {
-                return Err(self.diverged(&format!("`{name}` became NaN or infinite"), epoch, "the last step").into());
+        let parameters = self.team.model().parameters();
+        let wrong = not_finite(&parameters.iter().map(|(_, var)| var.as_tensor()).collect::<Vec<_>>())?;
+        match parameters.iter().zip(wrong).find(|(_, wrong)| *wrong) {
+            None => Ok(()),
+            Some(((name, _), _)) => {
+                Err(self.diverged(&format!("`{name}` became NaN or infinite"), epoch, "the last step").into())
             }
         }
-        Ok(())
     }
 
     fn diverged(&self, what: &str, epoch: &Epoch, place: &str) -> Error {
@@ -359,7 +370,7 @@ impl Epoch {
     }
 }
 
-type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+type Batches<'a> = Box<dyn Iterator<Item = Result<Given>> + 'a>;
 
 /// A reader of images that ended before it gave all of them.
 fn too_few(batches: usize) -> Error {

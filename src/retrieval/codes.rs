@@ -57,6 +57,17 @@ impl Codes {
         Ok(outputs.iter().filter(|&&x| x == 0.0).count())
     }
 
+    /// Appends a code that is packed already: `not_a_number` is the first output that had no sign.
+    pub fn push_words(&mut self, words: &[u64], not_a_number: Option<usize>) -> Result<(), Refusal> {
+        if let Some(bit) = not_a_number {
+            return Err(Refusal::NotANumber { code: self.len(), bit });
+        }
+        if words.len() != self.words_per_code() {
+            return Err(Refusal::PartialCode { bits: self.bits, bytes: 8 * words.len() });
+        }
+        self.append(&Self::from_words(self.bits, words.to_vec())?)
+    }
+
     /// Appends the signs of one image's outputs as [`push`](Self::push) does, but keeps zeros as the reference's third
     /// sign; returns how many there were.
     pub fn push_ternary(&mut self, outputs: &[f32]) -> Result<usize, Refusal> {
@@ -313,6 +324,18 @@ pub(super) mod tests {
         assert_eq!(Codes::from_words(64, vec![u64::MAX]).unwrap().len(), 1);
         assert_eq!(Codes::from_packed_bytes(9, &[1, 1, 1]), Err(Refusal::PartialCode { bits: 9, bytes: 3 }));
         assert_eq!(Codes::from_words(65, vec![1]), Err(Refusal::PartialCode { bits: 65, bytes: 8 }));
+    }
+
+    #[test]
+    fn packed_codes_are_pushed_as_outputs_are() {
+        let (mut packed, mut pushed) = (Codes::new(65).unwrap(), Codes::new(65).unwrap());
+        pushed.push(&[1.0; 65]).unwrap();
+        packed.push_words(&[u64::MAX, 1], None).unwrap();
+        assert_eq!(packed, pushed);
+        assert_eq!(packed.push_words(&[0, 0], Some(3)), Err(Refusal::NotANumber { code: 1, bit: 3 }));
+        assert_eq!(packed.push_words(&[0], None), Err(Refusal::PartialCode { bits: 65, bytes: 8 }));
+        assert_eq!(packed.push_words(&[0, 2], None), Err(Refusal::Padding { code: 0 }));
+        assert_eq!(packed, pushed);
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! One thread owns all state; each running task has a thread that watches its process and talks back over a channel.
 //! See `doc/design.md`, "The loop".
 
+mod gpu_fault;
 mod guard;
 mod machine;
 mod need;
@@ -17,7 +18,8 @@ mod state;
 mod watchers;
 mod worker;
 
-pub use machine::{Asked, FAKE_GPUS, Gpus, Machine};
+pub use gpu_fault::explain_gpu;
+pub use machine::{About, Asked, Card, FAKE_GPUS, Gpus, Machine, Use};
 pub use need::{Gpu, Need, check_gpus};
 pub use predict::{need, predict, use_of_gpu};
 pub use rehearse::{Rehearsal, rehearse};

@@ -3,6 +3,7 @@
 use super::machine::Machine;
 use super::need::{Gpu, Need};
 use super::simulate::{Expected, Prediction, simulate};
+use crate::amounts::CardMemory;
 use crate::cache::{Attempt, End, Known, Store};
 use crate::error::Result;
 use crate::plan::{Plan, Target, Task, TaskId};
@@ -18,13 +19,31 @@ pub fn use_of_gpu(task: &Task) -> Gpu {
     Gpu::of_builtin(task.step.resources().gpu || task.step.can_use_a_gpu() && is_asked)
 }
 
-/// What a task wants, by what is written about it and what was seen of it.
+/// What a task wants, by what is written about it and what was seen of it; or else of others of its stage, which differ in
+/// what a sweep changes.
 ///
 /// # Errors
 /// If GPUs are demanded for a stage that cannot use them.
-pub fn need(task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
+pub fn need(plan: &Plan, task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
+    need_by(plan, task, known, machine, None)
+}
+
+/// The same; `just_seen` is the GPU memory that one of its stage used that is not written down yet.
+pub(super) fn need_by(
+    plan: &Plan,
+    task: &Task,
+    known: &Known,
+    machine: &Machine,
+    just_seen: Option<u64>,
+) -> Result<Need> {
     let attempts = known.attempts(&task.name);
-    let seen = attempts.iter().rev().find_map(|attempt| attempt.gpu_memory);
+    let seen = match task.wants.gpu_memory {
+        Some(CardMemory::Auto) => measured(attempts).or_else(|| {
+            let others = plan.tasks.iter().filter(|other| other.stage == task.stage);
+            others.filter_map(|other| measured(known.attempts(&other.name))).chain(just_seen).max()
+        }),
+        _ => None,
+    };
     let mut need = Need::of(&task.name, &task.wants, use_of_gpu(task), seen, machine)?;
     if !task.step.is_parallel() {
         need.cpus = need.cpus.or(Some(1));
@@ -33,9 +52,14 @@ pub fn need(task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
     Ok(need)
 }
 
+/// Bytes of GPU memory that the last attempt used of which that was measured.
+fn measured(attempts: &[Attempt]) -> Option<u64> {
+    attempts.iter().rev().find_map(|attempt| attempt.gpu_memory)
+}
+
 /// Seconds each task took when it last ended well; where it never did, what others of its stage took; else what its
 /// work takes at the speed that was measured of this machine; else what others of its kind took.
-pub(super) fn seconds(plan: &Plan, known: &Known, store: &Store) -> Vec<Option<f64>> {
+pub(super) fn seconds(plan: &Plan, known: &Known, store: &Store, machine: &Machine) -> Vec<Option<f64>> {
     let own: Vec<Option<f64>> = plan.tasks.iter().map(|task| last(known.attempts(&task.name))).collect();
     let speeds = if own.contains(&None) { store.speeds() } else { BTreeMap::new() };
     let mut groups: HashMap<&str, (f64, u32)> = HashMap::new();
@@ -48,13 +72,21 @@ pub(super) fn seconds(plan: &Plan, known: &Known, store: &Store) -> Vec<Option<f
         }
     }
     let mean = |group: &str| groups.get(group).map(|(sum, count)| sum / f64::from(*count));
-    let by_speed = |task: &Task| by_speed(plan, known, store, &speeds, task);
+    let on_a_gpu = |task: &Task| need(plan, task, known, machine).is_ok_and(|need| need.gpus > 0);
+    let by_speed = |task: &Task| by_speed(plan, known, store, &speeds, task, on_a_gpu(task));
     let guess = |task: &Task| mean(&task.stage).or_else(|| by_speed(task)).or_else(|| mean(task.kind.name));
     plan.tasks.iter().zip(own).map(|(task, own)| own.or_else(|| guess(task))).collect()
 }
 
 /// What a task's work takes at the speed that was measured, if its list is there.
-fn by_speed(plan: &Plan, known: &Known, store: &Store, speeds: &BTreeMap<String, f64>, task: &Task) -> Option<f64> {
+fn by_speed(
+    plan: &Plan,
+    known: &Known,
+    store: &Store,
+    speeds: &BTreeMap<String, f64>,
+    task: &Task,
+    on_a_gpu: bool,
+) -> Option<f64> {
     if speeds.is_empty() {
         return None;
     }
@@ -70,7 +102,7 @@ fn by_speed(plan: &Plan, known: &Known, store: &Store, speeds: &BTreeMap<String,
             Network::Of(_) => return None,
         },
     };
-    let speed = speeds.get(&work.pass.speed_of(&network, work.precision))?;
+    let speed = speeds.get(&work.pass.speed_of(&network, work.precision, on_a_gpu))?;
     let (lister, port) = maker(&work.list)?;
     let list = known.attempts(&lister.name).iter().rev().find(|attempt| attempt.end == End::Done)?.outputs.get(port)?;
     let images = images_in(&store.object_path(list)).ok()?;
@@ -85,12 +117,12 @@ fn last(attempts: &[Attempt]) -> Option<f64> {
 ///
 /// Tasks that this machine can never run are left out; the run tells of them.
 pub fn predict(plan: &Plan, known: &Known, store: &Store, machine: &Machine, tasks: &[(TaskId, f64)]) -> Prediction {
-    let seconds = seconds(plan, known, store);
+    let seconds = seconds(plan, known, store, machine);
     let positions: HashMap<TaskId, usize> = tasks.iter().enumerate().map(|(i, (id, _))| (*id, i)).collect();
     let expected = |(id, part): &(TaskId, f64)| {
         let task = plan.task(*id);
         Expected {
-            need: need(task, known, machine).unwrap_or_default(),
+            need: need(plan, task, known, machine).unwrap_or_default(),
             seconds: seconds[id.0].map(|seconds| seconds * part),
             priority: task.wants.priority.unwrap_or(0),
             needs: plan.graph.needs(*id).iter().filter_map(|need| positions.get(need).copied()).collect(),

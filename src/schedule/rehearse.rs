@@ -44,7 +44,7 @@ pub fn rehearse(
     let task = plan.task(id);
     let judge = Judge::new(plan, store);
     let verdict = judge.judge(task, results)?;
-    let need = predict::need(task, judge.known(), machine)?;
+    let need = predict::need(plan, task, judge.known(), machine)?;
     let mut slots = Slots::new(machine.clone());
     slots.can_ever(&task.name, &need)?;
     let share = slots.offer([(id, &need)]).pop().map(|(_, share)| share);

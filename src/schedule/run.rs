@@ -1,15 +1,16 @@
 //! A run: tasks move from wanted to a result, each when what it needs is there.
 
+use super::gpu_fault::{Facts, explained, gpu_was_full};
 use super::guard::Guard;
 use super::machine::Meter;
-use super::need::Need;
-use super::out_of_memory::gpu_was_full;
+use super::need::{Gpu, Need};
 use super::predict;
 use super::priority::{Rank, remaining};
 use super::slots::{Share, Slots};
 use super::watchers::Watchers;
 use super::worker::{self, Ended, Leash, Note, Order, Ran, now};
 use super::{INTERRUPTS, Options, Outcome, State, States};
+use crate::amounts::CardMemory;
 use crate::cache::{
     Action, Attempt, Contents, End, Found, Judge, Key, Line, Made, Member, Outputs, Reason, Results, Start, Store,
     Verdict, inputs, lines, log_name,
@@ -58,6 +59,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         foretold: None,
         started: false,
         told: HashSet::new(),
+        lost: BTreeSet::new(),
         ready: BTreeMap::new(),
         running: HashMap::new(),
         results: HashMap::new(),
@@ -106,6 +108,15 @@ struct Running {
     peak: Arc<AtomicU64>,
 }
 
+impl Running {
+    /// The end of its log.
+    fn last_words(&self) -> String {
+        const TAIL: usize = 1 << 14;
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(TAIL)..]).into_owned()
+    }
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     store: &'a Store,
@@ -131,6 +142,8 @@ struct Run<'a> {
     started: bool,
     /// Tasks that were told to wait for others.
     told: HashSet<TaskId>,
+    /// Positions of GPUs that are told not to answer any more.
+    lost: BTreeSet<usize>,
     ready: BTreeMap<Rank, Waiting>,
     running: HashMap<TaskId, Running>,
     results: Results,
@@ -280,10 +293,16 @@ impl Run<'_> {
         self.states.set(id, State::Ready);
         let start = if reason == Reason::Forced { Start::Beginning } else { verdict.start };
         let task = self.plan.task(id);
-        let need = match predict::need(task, self.judge.known(), &self.options.machine) {
+        let need = match predict::need(self.plan, task, self.judge.known(), &self.options.machine) {
             Ok(need) => need,
             Err(error) => return self.fail(id, error, None),
         };
+        // Before the first start, all are asked.
+        if !self.lost.is_empty()
+            && let Err(error) = self.slots.can_ever(&task.name, &need)
+        {
+            return self.fail(id, error, None);
+        }
         let waiting = Waiting {
             key: verdict.key,
             lines: lines(task, &verdict.contents),
@@ -300,7 +319,7 @@ impl Run<'_> {
 
     fn rank(&mut self, id: TaskId) -> Rank {
         if self.remaining.is_empty() {
-            self.expected = predict::seconds(self.plan, self.judge.known(), self.store);
+            self.expected = predict::seconds(self.plan, self.judge.known(), self.store, &self.options.machine);
             // Where nothing is known, the number of tasks counts.
             let seconds: Vec<f64> = self.expected.iter().map(|seconds| seconds.unwrap_or(1.0)).collect();
             self.remaining = remaining(|id| self.plan.graph.needed_by(id), &seconds);
@@ -389,11 +408,38 @@ impl Run<'_> {
         if !self.started && !self.ready.is_empty() && !self.all_can_run() {
             return;
         }
+        let first = self.ready.keys().next().map(|rank| rank.id);
         for (id, share) in self.slots.offer(self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need))) {
             let rank = self.rank(id);
             if let Some(waiting) = self.ready.remove(&rank) {
                 self.start(id, waiting, share);
             }
+        }
+        if let Some(first) = first.filter(|_| self.lost.len() < self.slots.lost().len()) {
+            self.part_with_lost_cards(first);
+        }
+    }
+
+    /// Tells which GPUs do not answer any more, and gives up the tasks that cannot run without them: they would wait for
+    /// ever. `first` is the task that is first in the line.
+    fn part_with_lost_cards(&mut self, first: TaskId) {
+        let lost: Vec<usize> = self.slots.lost().difference(&self.lost).copied().collect();
+        for position in lost {
+            self.lost.insert(position);
+            let Some(card) = self.options.machine.cards().get(position) else { continue };
+            let warning = Error::resources(format!("{card} does not answer any more"))
+                .note("no task of this run gets it again")
+                .hint("`nvidia-smi` and `dmesg` (Xid) tell what became of it");
+            self.warn(first, &warning);
+        }
+        let hopeless = |(rank, waiting): (&Rank, &Waiting)| {
+            let error = self.slots.can_ever(&self.plan.task(rank.id).name, &waiting.need).err()?;
+            Some((*rank, error))
+        };
+        let hopeless: Vec<(Rank, Error)> = self.ready.iter().filter_map(hopeless).collect();
+        for (rank, error) in hopeless {
+            self.ready.remove(&rank);
+            self.fail(rank.id, error, None);
         }
     }
 
@@ -415,7 +461,7 @@ impl Run<'_> {
         let undecided = [State::Wanted, State::Ready].into_iter().flat_map(|state| self.states.all(state));
         let fault = |id: TaskId| {
             let task = self.plan.task(id);
-            let need = predict::need(task, self.judge.known(), &self.options.machine);
+            let need = predict::need(self.plan, task, self.judge.known(), &self.options.machine);
             Some((id, need.and_then(|need| self.slots.can_ever(&task.name, &need)).err()?))
         };
         let faults: Vec<(TaskId, Error)> = undecided.filter_map(fault).collect();
@@ -501,7 +547,7 @@ impl Run<'_> {
                 if let Some(running) = self.running.get_mut(&id) {
                     running.limit = timeout.map(|limit| (Instant::now() + limit.0, limit.0));
                     running.paused = process::paused();
-                    let cards = running.share.as_ref().map(Share::cards).unwrap_or_default();
+                    let cards = running.share.as_ref().map(Share::positions).unwrap_or_default();
                     running.meter = (!cards.is_empty()).then(|| machine.meter(pid, cards));
                 }
             }
@@ -517,7 +563,8 @@ impl Run<'_> {
             Note::Computed(id) => {
                 if let Some(running) = self.running.get_mut(&id) {
                     running.limit = None;
-                    let share = running.share.take();
+                    let (share, peak) = (running.share.take(), running.peak.load(Ordering::Relaxed));
+                    self.want_what_was_measured(id, peak);
                     self.give_back(share);
                 }
             }
@@ -578,6 +625,8 @@ impl Run<'_> {
                 if full {
                     return self.retry_alone(id, running.waiting, &error);
                 }
+                let error =
+                    if end == End::Failed { self.explained(id, &running, share.as_ref(), error) } else { error };
                 if end == End::Stopped {
                     self.states.set(id, State::Stopped);
                     let task = self.name(id);
@@ -592,14 +641,22 @@ impl Run<'_> {
 
     /// Whether a task failed because the memory of a GPU that it shared was full.
     fn was_crowded_out(&self, running: &Running, share: Option<&Share>, error: &Error) -> bool {
-        const TAIL: usize = 1 << 14;
         let had_a_gpu = share.is_some_and(|share| !share.gpus.is_empty());
         if !had_a_gpu || running.waiting.need.alone {
             return false;
         }
-        let log = std::fs::read(&running.log).unwrap_or_default();
-        let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(TAIL)..]);
-        gpu_was_full(&error.render("error")) || gpu_was_full(&tail)
+        gpu_was_full(&error.render("error")) || gpu_was_full(&running.last_words())
+    }
+
+    /// The error of a failed task with what its words say of a GPU. Tasks that can use none speak of none.
+    fn explained(&self, id: TaskId, running: &Running, share: Option<&Share>, error: Error) -> Error {
+        let use_of_gpu = predict::use_of_gpu(self.plan.task(id));
+        // A GPU that cannot be opened is explained where it is opened.
+        if !use_of_gpu.is_useful() || error.kind() == Kind::Resources {
+            return error;
+        }
+        let facts = || Facts::of(&self.options.machine, share, use_of_gpu == Gpu::Unknown);
+        explained(error, &running.last_words(), facts)
     }
 
     /// Gives a task a GPU of its own, once.
@@ -619,6 +676,25 @@ impl Run<'_> {
         self.states.set(id, state);
         (self.show)(event);
         self.met(id);
+    }
+
+    /// A task's GPU memory was measured: those of its stage that wait for a whole card until that is known want their part
+    /// now, before its card is given to the next.
+    fn want_what_was_measured(&mut self, id: TaskId, peak: u64) {
+        if peak == 0 {
+            return;
+        }
+        let stage = &self.plan.task(id).stage;
+        for (rank, waiting) in &mut self.ready {
+            let task = self.plan.task(rank.id);
+            if task.stage == *stage
+                && task.wants.gpu_memory == Some(CardMemory::Auto)
+                && let Ok(need) =
+                    predict::need_by(self.plan, task, self.judge.known(), &self.options.machine, Some(peak))
+            {
+                waiting.need = need;
+            }
+        }
     }
 
     fn attempt(&self, id: TaskId, key: &Key, end: End) -> Attempt {

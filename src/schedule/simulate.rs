@@ -140,7 +140,7 @@ impl<'a> Play<'a> {
     fn cards(&self, share: &Share) -> f64 {
         let part = |part: &super::slots::Part| match part.memory {
             Some(bytes) => {
-                let card = self.machine.cards().iter().find(|card| card.number == part.card);
+                let card = self.machine.cards().get(part.position);
                 card.and_then(|card| card.memory).map_or(1.0, |memory| bytes as f64 / memory as f64)
             }
             None => 1.0,

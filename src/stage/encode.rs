@@ -105,9 +105,9 @@ impl Encode {
         // Parts outlive a task that fails, and are believed for this digest.
         cx.check_unchanged(&self.model)?;
         let images = prepared::open(cx, list.clone(), &self.list, self.prepared.as_ref(), card.transform)?;
-        model::encode(&network, &images, parts.batches(self.batch)?, &device, &mut |index, logits| {
-            for (position, outputs) in index.iter().zip(logits.chunks_exact(card.bits)) {
-                parts.push(outputs).map_err(|e| e.note(format!("image {} of `{}`", position + 1, self.list.0)))?;
+        model::encode_signs(&network, &images, parts.batches(self.batch)?, &device, &mut |index, signs| {
+            for (position, sign) in index.iter().zip(signs.iter()) {
+                parts.push(sign).map_err(|e| e.note(format!("image {} of `{}`", position + 1, self.list.0)))?;
             }
             Ok(step(cx, parts)?)
         })

@@ -207,11 +207,12 @@ pub enum Network {
 }
 
 impl Pass {
-    /// What a speed is kept under that was measured of a network.
-    pub fn speed_of(self, network: &str, precision: Precision) -> String {
+    /// What a speed is kept under that was measured of a network, on a GPU or the CPU.
+    pub fn speed_of(self, network: &str, precision: Precision, gpu: bool) -> String {
         let word = if self == Self::Forward { "forward" } else { "train" };
         let precision = if precision.is_default() { String::new() } else { format!(" in {}", precision.name()) };
-        format!("{word} {network}{precision}")
+        let device = if gpu { " on a GPU" } else { "" };
+        format!("{word} {network}{precision}{device}")
     }
 }
 

@@ -146,9 +146,9 @@ impl Judge<'_> {
         let all: Vec<u32> = (0..u32::try_from(images.len())?).collect();
         let batches = all.chunks(BATCH).map(<[u32]>::to_vec).collect();
         let mut codes = Codes::new(self.bits)?;
-        model::encode(network, images, batches, &self.device, &mut |_, logits| {
-            for outputs in logits.chunks_exact(self.bits) {
-                codes.push(outputs)?;
+        model::encode_signs(network, images, batches, &self.device, &mut |_, signs| {
+            for sign in signs.iter() {
+                codes.push_words(sign.words, sign.not_a_number)?;
             }
             let (done, metric) = (before + codes.len(), self.select.metric());
             Ok(cx.borrow_mut().note(|| format!("choosing the epoch by {metric}: {done} of {total} images"))?)

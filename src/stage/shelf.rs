@@ -11,8 +11,8 @@
 
 use crate::dataset::{Item, List};
 use crate::error::{Error, Result};
-use crate::model::Precision;
 use crate::model::weights::Card;
+use crate::model::{Precision, Sign};
 use crate::retrieval::{self, Codes, Header, Provenance};
 use std::fs::{self, File};
 use std::ops::Range;
@@ -168,9 +168,10 @@ impl<'a> Parts<'a> {
         Ok(batches)
     }
 
-    /// Takes the outputs for the next of those images. A part that is whole is kept at once.
-    pub(super) fn push(&mut self, outputs: &[f32]) -> Result<()> {
-        self.growing.zeros += self.growing.codes.push(outputs)? as u64;
+    /// Takes the signs of the outputs for the next of those images. A part that is whole is kept at once.
+    pub(super) fn push(&mut self, sign: Sign) -> Result<()> {
+        self.growing.codes.push_words(sign.words, sign.not_a_number)?;
+        self.growing.zeros += sign.zeros as u64;
         self.encoded += 1;
         let next = self.slots.iter_mut().find(|slot| slot.part.is_none());
         if let Some(slot) = next.filter(|slot| slot.range.len() == self.growing.codes.len()) {

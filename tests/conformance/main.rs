@@ -12,6 +12,8 @@ mod edits;
 mod endings;
 /// Runs killed at random moments.
 mod fuzz;
+/// GPUs as a driver tells of them.
+mod gpus;
 /// One task that reads all points of a sweep.
 mod gathering;
 /// Trainings that go on from where others ended.

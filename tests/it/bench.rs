@@ -33,12 +33,23 @@ fn a_training_that_never_ran_is_foretold_by_what_was_measured() {
 }
 
 #[test]
+fn several_batches_take_turns_and_each_is_told() {
+    let space = Space::empty();
+    let net = ["--backbone", NET, "--side", "24", "--batch", "4,8", "--seconds", "0", "--json"];
+    let found = json(&space.hashpipe(&[&["bench", "forward"][..], &net].concat()).ok().stdout);
+    let told: Vec<_> = found.iter().map(|line| (line["batch"].as_u64().unwrap(), line["device"].as_str())).collect();
+    assert_eq!(told, [(4, Some("cpu")), (8, Some("cpu"))]);
+    assert!(found.iter().all(|line| line["precision"] == "f32" && line["floor"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
 fn bench_tells_what_is_wrong_and_leaves_no_cache_behind() {
     let space = Space::new();
     for (arguments, told) in [
         (&["bench", "train", "--backbone", "alexnat"][..], "--backbone"),
         (&["bench", "forward", "--side", "100"], "224"),
-        (&["bench", "forward", "--batch", "0"], "--batch"),
+        (&["bench", "forward", "--batch", "8,0"], "--batch"),
+        (&["bench", "forward", "--device", "gpu"], "the number of a GPU"),
         (&["bench", "--seconds=-1"], "--seconds"),
         (&["bench", "hash", "none.bin"], "none.bin"),
         (&["bench", "images", "."], "holds no images"),
@@ -46,6 +57,12 @@ fn bench_tells_what_is_wrong_and_leaves_no_cache_behind() {
     ] {
         let ended = space.hashpipe(arguments);
         assert!(ended.code != 0 && ended.stderr.contains(told), "{arguments:?}: {}", ended.stderr);
+    }
+    // Where there is a GPU, this works.
+    if !hashpipe::device::can_use_gpus() {
+        let ended = space.hashpipe(&["bench", "train", "--device", "cuda:1"]);
+        assert!(ended.code == 2 && ended.stderr.contains("built without CUDA"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("--device"), "{}", ended.stderr);
     }
     space.write("some.bin", "x".repeat(1 << 20));
     let ended = space.hashpipe(&["bench", "hash", "some.bin", "--seconds", "0"]).ok();

@@ -131,6 +131,28 @@ fn codes_are_searched_by_count_and_by_radius() {
 }
 
 #[test]
+fn cuda_gives_the_same_or_is_refused() {
+    let space = small();
+    let search = ["search", "--codes", "database.npy", "--query", "query.npy", "--json"];
+    let evaluate = [&["evaluate"][..], &SIDES, &["--json", "--top-k", "1,3"]].concat();
+    for arguments in [&search[..], &[&search[..], &["--radius", "2"]].concat(), &evaluate] {
+        let cpu = space.hashpipe(&[arguments, &["--device", "cpu"]].concat()).ok();
+        let gpu = space.hashpipe(&[arguments, &["--device", "cuda"]].concat());
+        match gpu.code {
+            0 => assert_eq!(gpu.stdout, cpu.stdout),
+            code => {
+                // Without CUDA in the build; with it, without a GPU.
+                assert_eq!(code, if hashpipe::device::can_use_gpus() { 6 } else { 2 }, "{}", gpu.stderr);
+                assert!(gpu.stderr.contains("--> --device"), "{}", gpu.stderr);
+                assert!(gpu.stdout.is_empty(), "{}", gpu.stdout);
+            }
+        }
+        let wrong = space.hashpipe(&[arguments, &["--device", "gpu"]].concat());
+        assert!(wrong.code == 2 && wrong.stderr.contains("`cuda:` and the number"), "{}", wrong.stderr);
+    }
+}
+
+#[test]
 fn codes_alone_tell_what_they_are_like() {
     let space = small();
     let line = space.hashpipe(&["codes", "stats", "database.npy", "--json"]).ok().json().remove(0);

@@ -96,7 +96,7 @@ impl Digests {
             let block = (start..files.count().min(start + BLOCK)).into_par_iter().with_min_len(FEW);
             let looks = block.map_init(Default::default, |(room, bytes), index| {
                 self.watch.check()?;
-                Ok(self.look_at(files.path(index, room), &base, now, bytes))
+                Ok(self.look_at(files.path(index, room), base, now, bytes))
             });
             for (index, looks) in (start..).zip(looks.collect::<Result<Vec<_>>>()?) {
                 match looks {

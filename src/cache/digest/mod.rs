@@ -28,7 +28,7 @@ use memo::{PathId, Stamp};
 use rayon::prelude::*;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use walk::Tree;
 
@@ -139,7 +139,7 @@ impl Digests {
 
     fn file_checked_at(&self, path: &Path) -> Result<Option<u64>> {
         let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
-        let id = PathId::of(&current_folder()?, path, &mut vec![]);
+        let id = PathId::of(current_folder()?, path, &mut vec![]);
         Ok(self.known.get(&id, &Stamp::of(&metadata)).map(|entry| entry.checked.into()))
     }
 
@@ -148,7 +148,7 @@ impl Digests {
         let base = current_folder().ok()?;
         let look = |(path, digest): &(PathBuf, String)| {
             let looks = looks_of(path)?;
-            let entry = self.known.get(&PathId::of(&base, path, &mut vec![]), &looks)?;
+            let entry = self.known.get(&PathId::of(base, path, &mut vec![]), &looks)?;
             (Hash::from_bytes(entry.digest) == Hash::from_hex(digest).ok()?).then_some(looks)
         };
         files.par_iter().with_min_len(64).map(look).collect()
@@ -185,9 +185,15 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     }
 }
 
-/// The folder that relative paths start from.
-fn current_folder() -> Result<PathBuf> {
-    std::env::current_dir().map_err(|e| Error::io("find", Path::new("."), &e))
+/// The folder that relative paths start from. Nothing here ever goes to another one, so it is asked for once: a run asks
+/// for digests of single files, tens of thousands of times.
+fn current_folder() -> Result<&'static Path> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Ok(folder);
+    }
+    let folder = std::env::current_dir().map_err(|e| Error::io("find", Path::new("."), &e))?;
+    Ok(FOLDER.get_or_init(|| folder))
 }
 
 /// Nanoseconds since 1970.

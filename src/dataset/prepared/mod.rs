@@ -117,6 +117,11 @@ impl Prepared {
         self.place(image).is_some_and(|place| place.entry.is_kept())
     }
 
+    /// Width and height of an image; none if it is not there, or not kept.
+    pub(super) fn size(&self, image: &Item) -> Option<(usize, usize)> {
+        self.place(image).filter(|place| place.entry.is_kept()).map(|place| place.entry.size())
+    }
+
     /// An image, with its shorter side at [`Scale::resize`]; none if it is not there, or not kept.
     ///
     /// # Errors

@@ -50,6 +50,11 @@ impl Entry {
         self.width > 0
     }
 
+    /// Width and height.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.width as usize, self.height as usize)
+    }
+
     fn bytes(&self) -> usize {
         self.width as usize * self.height as usize * 3
     }

@@ -11,10 +11,12 @@
 mod conv;
 #[cfg(feature = "cudnn")]
 mod cudnn;
+pub(super) mod dropout;
 mod elements;
 mod linear;
 mod pool;
 mod product;
+pub(super) mod sgd;
 #[cfg(test)]
 mod cuda_tests;
 mod unfold;

@@ -1,7 +1,7 @@
 //! HashNet's loss (Cao et al. 2017, "HashNet: Deep Learning to Hash by Continuation", eq. 4), as its ports compute it.
 
 use super::labels::LabelSets;
-use super::pairs::{Known, Likelihood, Side, likelihood};
+use super::pairs::{Known, Likelihood, Side, Value, likelihood};
 use super::{BuildLoss, Loss, Sizes, Step};
 use crate::error::{Error, Result};
 use crate::kernel::host;
@@ -60,6 +60,9 @@ struct State {
     bits: usize,
     /// For [`Pairs::Bank`]: the codes last seen `[images, bits]`, 0 at first, and the labels.
     bank: Option<(Vec<f32>, LabelSets)>,
+    /// Where the bank is instead, once logits have come from a GPU.
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<super::cuda::OnGpu>,
 }
 
 impl BuildLoss for HashNet {
@@ -68,7 +71,13 @@ impl BuildLoss for HashNet {
             return Err(Error::input(format!("`alpha` must be a number above 0, not {}", self.alpha)));
         }
         let bank = || (vec![0.0; images * bits], LabelSets::empty(images, classes));
-        Ok(Box::new(State { params: self.clone(), bits, bank: (self.pairs == Pairs::Bank).then(bank) }))
+        Ok(Box::new(State {
+            params: self.clone(),
+            bits,
+            bank: (self.pairs == Pairs::Bank).then(bank),
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+        }))
     }
 
     fn looks_ahead(&self) -> bool {
@@ -87,29 +96,73 @@ impl State {
             pairs.gradient.iter_mut().for_each(|g| *g *= 2.0);
             return Ok(pairs);
         };
-        if !labels.has_classes_of(bank_labels) {
-            bail!("hashnet: labels of another number of classes than the training list");
-        }
+        fits(bank_labels, labels, index)?;
         for (row, &image) in index.iter().enumerate() {
             let image = image as usize;
-            let Some(slot) = bank.get_mut(image * bits..(image + 1) * bits) else {
-                bail!("hashnet: image {image} is not in the training list")
-            };
+            let slot = &mut bank[image * bits..(image + 1) * bits];
             slot.copy_from_slice(&codes[row * bits..(row + 1) * bits]);
             bank_labels.set(image, labels.get(row));
         }
         Ok(likelihood(queries, Side { codes: bank, labels: bank_labels }, bits, alpha))
+    }
+
+    /// The same on the GPU that the logits are on, and the bank from now on.
+    #[cfg(feature = "cuda")]
+    fn forward_on_gpu(
+        &mut self,
+        device: &crate::device::cuda::CudaDevice,
+        logits: &Tensor,
+        labels: &LabelSets,
+        index: &[u32],
+        scale: f32,
+    ) -> candle_core::Result<Tensor> {
+        use super::cuda::{Batch, OnGpu};
+        if let Some((_, bank_labels)) = &self.bank {
+            fits(bank_labels, labels, index)?;
+        }
+        if self.on_gpu.as_ref().is_some_and(|on_gpu| !on_gpu.is_on(device)) {
+            bail!("hashnet: logits from another GPU than before");
+        }
+        let on_gpu = match self.on_gpu.take() {
+            Some(on_gpu) => on_gpu,
+            None => OnGpu::new(device, self.bits, self.bank.as_ref().map(|(codes, labels)| (&codes[..], labels)))?,
+        };
+        let alpha = self.params.alpha as f32;
+        self.on_gpu.insert(on_gpu).forward(&Batch { logits, labels, index, scale, alpha })
+    }
+
+    /// The bank, wherever it is.
+    fn whole_bank(&self) -> candle_core::Result<Option<(Vec<f32>, LabelSets)>> {
+        #[cfg(feature = "cuda")]
+        if let (Some(on_gpu), Some((_, labels))) = (&self.on_gpu, &self.bank) {
+            let with_labels = |(codes, words)| Ok((codes, labels.clone().with_words(words)?));
+            return on_gpu.bank()?.map(with_labels).transpose();
+        }
+        Ok(self.bank.clone())
+    }
+}
+
+/// Whether a batch can be written to a bank with these labels.
+fn fits(bank: &LabelSets, labels: &LabelSets, index: &[u32]) -> candle_core::Result<()> {
+    if !labels.has_classes_of(bank) {
+        bail!("hashnet: labels of another number of classes than the training list");
+    }
+    match index.iter().find(|&&image| image as usize >= bank.len()) {
+        Some(image) => bail!("hashnet: image {image} is not in the training list"),
+        None => Ok(()),
     }
 }
 
 impl Loss for State {
     fn forward(&mut self, logits: &Tensor, labels: &Tensor, index: &[u32], step: Step) -> candle_core::Result<Tensor> {
         let scale = self.scale(step.epoch) as f32;
-        // On the host whatever the network runs on: the logits are small, the bank is not.
-        let logits = logits.to_device(&Device::Cpu)?;
         let labels = LabelSets::from_tensor(labels)?;
         if logits.dims() != [index.len(), self.bits] || labels.len() != index.len() {
             bail!("hashnet: logits {:?}, {} labels, {} images", logits.dims(), labels.len(), index.len());
+        }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = logits.device() {
+            return self.forward_on_gpu(device, logits, &labels, index, scale);
         }
         let plain = logits.detach().to_dtype(DType::F32)?.contiguous()?;
         let codes: Vec<f32> = host(&plain).values()?.iter().map(|x| (scale * x).tanh()).collect();
@@ -118,7 +171,7 @@ impl Loss for State {
             *g *= scale * (1.0 - u * u);
         }
         let gradient = Tensor::from_vec(gradient, logits.shape(), &Device::Cpu)?;
-        logits.apply_op1(Known { loss, gradient })
+        logits.apply_op1(Known { loss: Value::Number(loss), gradient })
     }
 
     fn scale(&self, epoch: usize) -> f64 {
@@ -126,8 +179,8 @@ impl Loss for State {
     }
 
     fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
-        let Some((codes, labels)) = &self.bank else { return Ok(vec![]) };
-        let codes = Tensor::from_slice(codes, (labels.len(), self.bits), &Device::Cpu)?;
+        let Some((codes, labels)) = self.whole_bank()? else { return Ok(vec![]) };
+        let codes = Tensor::from_vec(codes, (labels.len(), self.bits), &Device::Cpu)?;
         Ok(vec![("codes".into(), codes), ("labels".into(), labels.to_tensor()?)])
     }
 
@@ -139,6 +192,10 @@ impl Loss for State {
             bail!("hashnet: a bank of {:?}", new_codes.dims());
         }
         *codes = new_codes.flatten_all()?.to_vec1()?;
+        #[cfg(feature = "cuda")]
+        {
+            self.on_gpu = None;
+        }
         labels.load(new_labels)
     }
 }

@@ -17,6 +17,27 @@ impl LabelSets {
         Self { classes, width, words: vec![0; images * width] }
     }
 
+    /// The same for these words, as [`words`](Self::words) gives them.
+    #[cfg(feature = "cuda")]
+    pub(super) fn with_words(self, words: Vec<u64>) -> Result<Self> {
+        if words.len() != self.words.len() {
+            bail!("labels of {} words, expected {}", words.len(), self.words.len());
+        }
+        Ok(Self { words, ..self })
+    }
+
+    /// The words of all images, one image after the other.
+    #[cfg(feature = "cuda")]
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Words of an image.
+    #[cfg(feature = "cuda")]
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     /// Of a batch: `[n, classes]`, where anything above 0 is a label.
     pub(super) fn from_tensor(labels: &Tensor) -> Result<Self> {
         let rows = labels.to_dtype(candle_core::DType::F32)?.to_vec2::<f32>()?;

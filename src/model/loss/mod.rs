@@ -1,5 +1,7 @@
 //! What a network is taught: from logits and labels to one number.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod hashnet;
 mod labels;
 mod pairs;
@@ -19,7 +21,9 @@ pub struct Step {
 pub trait Loss: Send {
     /// The loss of one batch, a scalar that gradients flow from.
     ///
-    /// `logits` is `[b, bits]`, `labels` `[b, classes]` of 0 and 1, `index` the images' positions in the training list.
+    /// `logits` is `[b, bits]`, `labels` `[b, classes]` of 0 and 1, `index` the images' positions in the training list. The
+    /// loss lies where the logits lie. Labels come from the host, and should be on the CPU: to read them off a GPU is to
+    /// wait for it.
     fn forward(&mut self, logits: &Tensor, labels: &Tensor, index: &[u32], step: Step) -> candle_core::Result<Tensor>;
 
     /// What logits are multiplied by before they are squashed, for the records.

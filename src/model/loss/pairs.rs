@@ -120,8 +120,16 @@ fn pair_losses(products: &mut [f32], similar: impl Iterator<Item = bool>, weight
 
 /// A number with a known gradient, as an operation: the scalar `loss`, whose gradient by the argument is `gradient`.
 pub(super) struct Known {
-    pub(super) loss: f64,
+    pub(super) loss: Value,
     pub(super) gradient: Tensor,
+}
+
+/// A loss, where it was computed.
+pub(super) enum Value {
+    Number(f64),
+    /// A scalar on a GPU, which nobody has waited for.
+    #[cfg(feature = "cuda")]
+    Tensor(Tensor),
 }
 
 impl CustomOp1 for Known {
@@ -130,11 +138,22 @@ impl CustomOp1 for Known {
     }
 
     fn cpu_fwd(&self, argument: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let loss = match self.loss {
+            Value::Number(loss) => loss,
+            #[cfg(feature = "cuda")]
+            Value::Tensor(_) => candle_core::bail!("a loss on a GPU of logits on the CPU"),
+        };
         let loss = match argument {
-            CpuStorage::F64(_) => CpuStorage::F64(vec![self.loss]),
-            _ => CpuStorage::F32(vec![self.loss as f32]),
+            CpuStorage::F64(_) => CpuStorage::F64(vec![loss]),
+            _ => CpuStorage::F32(vec![loss as f32]),
         };
         Ok((loss, Shape::from(())))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, _: &candle_core::CudaStorage, _: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+        let Value::Tensor(loss) = &self.loss else { candle_core::bail!("a loss on the CPU of logits on a GPU") };
+        Ok((super::cuda::copied(loss)?, Shape::from(())))
     }
 
     fn bwd(&self, argument: &Tensor, _loss: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {

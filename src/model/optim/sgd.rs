@@ -2,7 +2,7 @@
 
 use super::{BuildOptimizer, Optimizer};
 use crate::error::{Error, Result};
-use crate::kernel::momentum_step;
+use crate::kernel::{Momentum, Rates, Update};
 use crate::model::net::is_of_hash_layer;
 use crate::model::tensor_error;
 use candle_core::{Tensor, Var, bail};
@@ -52,8 +52,8 @@ struct Slot {
 
 struct Descent {
     slots: Vec<Slot>,
-    momentum: f64,
-    weight_decay: f64,
+    rates: Rates,
+    update: Momentum,
 }
 
 impl Sgd {
@@ -81,7 +81,8 @@ impl BuildOptimizer for Sgd {
             Ok(Slot { name: name.clone(), parameter: parameter.clone(), lr, velocity })
         };
         let slots = parameters.iter().map(slot).collect::<Result<_>>()?;
-        Ok(Box::new(Descent { slots, momentum: self.momentum, weight_decay: self.weight_decay }))
+        let rates = Rates { momentum: self.momentum as f32, decay: self.weight_decay as f32 };
+        Ok(Box::new(Descent { slots, rates, update: Momentum::default() }))
     }
 
     fn lr(&self) -> f64 {
@@ -91,14 +92,14 @@ impl BuildOptimizer for Sgd {
 
 impl Optimizer for Descent {
     fn step(&mut self, gradients: &[Tensor], factor: f64) -> candle_core::Result<()> {
-        let (momentum, decay) = (self.momentum as f32, self.weight_decay as f32);
         if gradients.len() != self.slots.len() {
             bail!("{} gradients for {} parameters", gradients.len(), self.slots.len());
         }
-        for (Slot { parameter, lr, velocity, .. }, gradient) in self.slots.iter().zip(gradients) {
-            momentum_step(parameter, gradient, velocity, momentum, decay, (lr * factor) as f32)?;
+        let mut updates = vec![];
+        for (Slot { parameter, lr, velocity, .. }, g) in self.slots.iter().zip(gradients) {
+            updates.push(Update { p: parameter, g, v: velocity, lr: (lr * factor) as f32 });
         }
-        Ok(())
+        self.update.step(&updates, self.rates)
     }
 
     fn state(&self) -> Vec<(String, Tensor)> {

@@ -1,27 +1,52 @@
-//! GPUs by number: those asked for, those made up for tests, those a batch system left visible.
+//! GPUs by number: those asked for, those made up for tests, those that `CUDA_VISIBLE_DEVICES` leaves.
 
 use crate::amounts::Bytes;
 use crate::error::{Error, Place, Result};
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 /// More than any machine has.
 const MOST: usize = 1024;
 
-/// A GPU.
+/// What tells every CUDA program which GPUs there are for it.
+pub(super) const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// A GPU, or an instance of one that MIG has cut into several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
     /// As `nvidia-smi` counts.
     pub number: usize,
+    /// Which instance of that GPU it is, if the GPU is cut into some.
+    pub instance: Option<usize>,
     /// Bytes; nothing where no driver and no file tells. Such a card cannot be shared.
     pub memory: Option<u64>,
-    /// `GPU-8932f937-..`, if a driver tells.
-    pub(super) uuid: Option<String>,
+    /// What names it in `CUDA_VISIBLE_DEVICES`: `GPU-8932f937-..` or `MIG-..`, if a driver tells; else a number as CUDA
+    /// counts.
+    pub name: String,
+    /// The UUID of the GPU that it is an instance of.
+    pub(super) of: Option<String>,
+    /// As CUDA counts GPUs in the order of the bus: those that this process may not open are left out.
+    pub(super) ordinal: usize,
 }
 
 impl Card {
     pub fn new(number: usize, memory: Option<u64>) -> Self {
-        Self { number, memory, uuid: None }
+        Self { number, instance: None, memory, name: number.to_string(), of: None, ordinal: number }
+    }
+
+    /// Whether a word of `CUDA_VISIBLE_DEVICES` is the beginning of one of its names.
+    fn is_called(&self, word: &str) -> bool {
+        let begins = |name: &str| name.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+        begins(&self.name) || self.of.as_deref().is_some_and(begins)
+    }
+}
+
+/// `GPU 0`, or `GPU 0, instance 2`
+impl fmt::Display for Card {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GPU {}", self.number)?;
+        self.instance.map_or(Ok(()), |instance| write!(f, ", instance {instance}"))
     }
 }
 
@@ -39,7 +64,7 @@ impl Gpus {
         self.count() == 0
     }
 
-    pub(super) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         match self {
             Self::First(count) => *count,
             Self::Numbers(numbers) => numbers.len(),
@@ -71,13 +96,16 @@ impl FromStr for Gpus {
     }
 }
 
-/// The positions of the cards asked for.
-pub(super) fn asked_for(cards: &[Card], asked: &Gpus) -> Result<Vec<usize>> {
-    let found: Vec<usize> = match asked {
-        Gpus::First(count) => (0..cards.len().min(*count)).collect(),
-        Gpus::Numbers(numbers) => (0..cards.len()).filter(|i| numbers.contains(&cards[*i].number)).collect(),
+/// The positions of the cards asked for; all instances of a GPU have its number.
+pub(super) fn asked_for(cards: &[Card], asked: &Gpus, absent: Option<&str>) -> Result<Vec<usize>> {
+    let (found, all): (Vec<usize>, bool) = match asked {
+        Gpus::First(count) => ((0..cards.len().min(*count)).collect(), cards.len() >= *count),
+        Gpus::Numbers(numbers) => {
+            let found = (0..cards.len()).filter(|i| numbers.contains(&cards[*i].number)).collect();
+            (found, numbers.iter().all(|number| cards.iter().any(|card| card.number == *number)))
+        }
     };
-    if found.len() == asked.count() {
+    if all {
         return Ok(found);
     }
     let message = match asked {
@@ -88,27 +116,55 @@ pub(super) fn asked_for(cards: &[Card], asked: &Gpus) -> Result<Vec<usize>> {
         [] => "there is no GPU".into(),
         cards => format!("the GPUs here, by number: {}", listed(cards.iter().map(|card| &card.number))),
     };
-    Err(Error::resources(message)
-        .at(Place::Argument("--gpus".into()))
-        .note(there)
-        .hint("`nvidia-smi` shows what the driver sees; CUDA_VISIBLE_DEVICES hides cards from every program"))
+    let error = Error::resources(message).at(Place::Argument("--gpus".into())).note(there);
+    let error = absent.into_iter().fold(error, |error, absent| error.note(absent));
+    Err(error.hint(format!("`nvidia-smi` shows what the driver sees; {VISIBLE} hides cards from every program")))
 }
 
 fn listed<'a>(numbers: impl Iterator<Item = &'a usize>) -> String {
     numbers.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The cards that are left when `CUDA_VISIBLE_DEVICES` is set, as CUDA itself would read it: what comes after the first
-/// that is not there does not count.
-pub(super) fn visible(cards: Vec<Card>, text: &str) -> Vec<Card> {
-    let find = |part: &str| {
-        let is_it = |card: &&Card| match part.parse::<usize>() {
-            Ok(number) => card.number == number,
-            Err(_) => part.starts_with("GPU-") && card.uuid.as_ref().is_some_and(|uuid| uuid.starts_with(part)),
+/// The cards that are left when `CUDA_VISIBLE_DEVICES` is set, in its order, as CUDA itself would read it: what comes
+/// after the first that is not there, or that could be several, does not count. A number or the name of a GPU that is cut
+/// into instances means its first one.
+///
+/// Numbers count in the order of the bus, as `nvidia-smi` and all that hashpipe starts count.
+pub(super) fn visible(cards: &[Card], text: &str) -> Vec<Card> {
+    let find = |word: &str| {
+        let is_it = |card: &&Card| match word.parse::<usize>() {
+            Ok(number) => card.ordinal == number,
+            Err(_) => (word.starts_with("GPU-") || word.starts_with("MIG-")) && card.is_called(word),
         };
-        cards.iter().find(is_it).cloned()
+        let mut found = cards.iter().filter(is_it);
+        let first = found.next()?;
+        // An instance by its own name is one; by that of its card, the first of any.
+        let is_same = |card: &Card| !word.starts_with("MIG-") && card.ordinal == first.ordinal;
+        found.all(is_same).then_some(first)
     };
-    text.split(',').map_while(|part| find(part.trim())).collect()
+    let mut left: Vec<Card> = vec![];
+    for card in text.split(',').map_while(|word| find(word.trim())) {
+        // CUDA refuses a card that is listed twice; tasks are told each once.
+        if !left.contains(card) {
+            left.push(card.clone());
+        }
+    }
+    left
+}
+
+/// The cards that `CUDA_VISIBLE_DEVICES` names where no driver says what there is.
+pub(super) fn named(text: &str, memory: Option<u64>) -> Vec<Card> {
+    let mut cards: Vec<Card> = vec![];
+    for (place, word) in text.split(',').map(str::trim).enumerate() {
+        let number = word.parse::<usize>().ok();
+        if number.is_none() && !word.starts_with("GPU-") && !word.starts_with("MIG-") {
+            break;
+        }
+        if cards.iter().all(|card| card.name != word) {
+            cards.push(Card { name: word.into(), ..Card::new(number.unwrap_or(place), memory) });
+        }
+    }
+    cards
 }
 
 /// A card that is made up, and how many bytes of it others use.
@@ -167,15 +223,60 @@ mod tests {
         }
     }
 
+    fn card(number: usize, name: &str) -> Card {
+        Card { name: name.into(), ..Card::new(number, None) }
+    }
+
+    fn instance(number: usize, instance: usize, name: &str, of: &str) -> Card {
+        Card { instance: Some(instance), of: Some(of.into()), ..card(number, name) }
+    }
+
+    fn names(cards: Vec<Card>) -> String {
+        cards.into_iter().map(|card| card.name).collect::<Vec<_>>().join(" ")
+    }
+
     #[test]
     fn what_is_hidden_from_cuda_is_not_used() {
-        let cards: Vec<Card> =
-            (0..3).map(|number| Card { uuid: Some(format!("GPU-{number}a-b")), ..Card::new(number, None) }).collect();
-        let numbers = |text: &str| visible(cards.clone(), text).iter().map(|card| card.number).collect::<Vec<usize>>();
-        assert_eq!(numbers("2,0"), [2, 0]);
-        assert_eq!(numbers("GPU-1a"), [1]);
-        assert_eq!(numbers(""), [0; 0]);
-        assert_eq!(numbers("-1,0"), [0; 0]);
-        assert_eq!(numbers("1,7,0"), [1]);
+        let cards: Vec<Card> = (0..3).map(|number| card(number, &format!("GPU-{number}a-b"))).collect();
+        let left = |text: &str| names(visible(&cards, text));
+        assert_eq!(left("2,0"), "GPU-2a-b GPU-0a-b");
+        assert_eq!(left(" 2 , GPU-1A"), "GPU-2a-b GPU-1a-b");
+        assert_eq!(left("1,1,GPU-1a,0"), "GPU-1a-b GPU-0a-b");
+        // A beginning that several names have, no card at all, and what follows them.
+        assert_eq!(["0,GPU-,1", "0,,1", "0,-1,1", "0,7,1", "0,NoDevFiles", "0,GPU-9"].map(left), ["GPU-0a-b"; 6]);
+        assert_eq!(["", "-1,0", "NoDevFiles"].map(left), [""; 3]);
+        // Of four cards only two may be opened: CUDA numbers those, whatever `nvidia-smi` calls them.
+        let few = [Card { ordinal: 0, ..card(2, "GPU-c") }, Card { ordinal: 1, ..card(3, "GPU-d") }];
+        assert_eq!(names(visible(&few, "1")), "GPU-d");
+        assert_eq!(names(visible(&few, "2")), "");
+    }
+
+    #[test]
+    fn instances_of_a_card_are_named_by_themselves_or_by_it() {
+        let cards = [
+            instance(0, 0, "MIG-11", "GPU-a"),
+            instance(0, 1, "MIG-12", "GPU-a"),
+            card(1, "GPU-b"),
+            instance(2, 0, "MIG-3", "GPU-c"),
+        ];
+        let left = |text: &str| names(visible(&cards, text));
+        assert_eq!(left("MIG-12,GPU-b,MIG-11"), "MIG-12 GPU-b MIG-11");
+        assert_eq!(left("MIG-3,MIG-1"), "MIG-3");
+        assert_eq!(left("0,2,1"), "MIG-11 MIG-3 GPU-b");
+        assert_eq!(left("GPU-a"), "MIG-11");
+        assert_eq!(left("GPU-"), "");
+        let asked = |text: &str| asked_for(&cards, &text.parse().unwrap(), None);
+        assert_eq!(asked("0,2").unwrap(), [0, 1, 3]);
+        assert_eq!(asked("2").unwrap(), [0, 1]);
+        assert!(asked("0,3").is_err() && asked("5").is_err());
+        assert_eq!([cards[1].to_string(), cards[2].to_string()], ["GPU 0, instance 1", "GPU 1"]);
+    }
+
+    #[test]
+    fn without_a_driver_the_words_are_taken_as_they_are() {
+        let cards = named("3, GPU-ab ,3,1,-1,0", Some(GIB));
+        assert_eq!(cards.iter().map(|card| card.number).collect::<Vec<_>>(), [3, 1, 1]);
+        assert_eq!(names(cards), "3 GPU-ab 1");
+        assert_eq!(names(named("NoDevFiles", None)), "");
     }
 }

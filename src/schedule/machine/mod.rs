@@ -8,12 +8,12 @@ mod cards;
 mod driver;
 mod memory;
 
-pub(super) use cards::Card;
-pub use cards::Gpus;
+pub use cards::{Card, Gpus};
+pub use driver::{About, Use};
 
 use crate::amounts::{Bytes, Host};
 use crate::error::{Error, Place, Result};
-use cards::Fake;
+use cards::{Fake, VISIBLE};
 use driver::Driver;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -48,6 +48,8 @@ pub struct Machine {
 struct Inventory {
     cards: Vec<Card>,
     probe: Probe,
+    /// Why no driver answers, where that is odd.
+    absent: Option<String>,
 }
 
 #[derive(Debug)]
@@ -105,24 +107,43 @@ impl Machine {
         &self.inventory().cards
     }
 
-    /// Bytes of each card's memory that processes use which are not below this one; `reserved` is what this run's own
-    /// tasks were given of each, for the case that the driver shows no processes.
-    pub fn used_by_others(&self, reserved: &[u64]) -> Vec<u64> {
-        let Inventory { cards, probe } = self.inventory();
+    /// Why there is no card, where a driver should tell of some and does not.
+    pub fn absent(&self) -> Option<&str> {
+        self.inventory().absent.as_deref()
+    }
+
+    /// What the driver tells of a card beside its memory, by its position among [`Machine::cards`].
+    pub fn about(&self, position: usize) -> About {
+        let Inventory { cards, probe, .. } = self.inventory();
+        match (probe, cards.get(position)) {
+            (Probe::Driver(driver), Some(card)) => driver.about(card),
+            _ => About::default(),
+        }
+    }
+
+    /// What processes use of each card that are not below this one; `reserved` are the bytes that this run's own tasks
+    /// were given of each, for the case that the driver shows no processes.
+    pub fn used_by_others(&self, reserved: &[u64]) -> Vec<Use> {
+        let Inventory { cards, probe, .. } = self.inventory();
         match probe {
-            Probe::Told(used) => used.clone(),
+            Probe::Told(used) => used.iter().copied().map(Use::Bytes).collect(),
             Probe::Driver(driver) => {
                 let reserved = reserved.iter().copied().chain(std::iter::repeat(0));
-                let used =
-                    |(card, reserved): (&Card, u64)| driver.used_by_others(card.number, std::process::id(), reserved);
+                let used = |(card, reserved): (&Card, u64)| driver.used_by_others(card, std::process::id(), reserved);
                 cards.iter().zip(reserved).map(used).collect()
             }
         }
     }
 
-    /// Watches how much GPU memory a task's processes use; `cards` are the numbers of those it was given.
-    pub fn meter(&self, pid: u32, cards: Vec<usize>) -> Meter {
-        Meter { machine: self.clone(), pid, cards, peak: None }
+    /// Watches how much GPU memory a task's processes use, which have just started; `cards` are the positions of those
+    /// it was given, and whether it has them alone.
+    pub fn meter(&self, pid: u32, cards: Vec<(usize, bool)>) -> Meter {
+        let used = |position: usize| match &self.inventory().probe {
+            Probe::Driver(driver) => driver.used(self.cards().get(position)?),
+            Probe::Told(_) => None,
+        };
+        let cards = cards.into_iter().map(|(position, alone)| (position, alone.then(|| used(position)).flatten()));
+        Meter { machine: self.clone(), pid, cards: cards.collect(), peak: None }
     }
 
     fn inventory(&self) -> &Inventory {
@@ -133,39 +154,61 @@ impl Machine {
 impl Inventory {
     fn told(cards: Vec<Fake>) -> Self {
         let (cards, used) = cards.into_iter().unzip();
-        Self { cards, probe: Probe::Told(used) }
+        Self { cards, probe: Probe::Told(used), absent: None }
     }
 
-    /// The driver's cards; without a driver, as many as were asked for, or as the file says.
+    /// The driver's cards; without a driver, as many as were asked for, or as the file says. Of either only those that
+    /// `CUDA_VISIBLE_DEVICES` names, in its order.
     fn real(host: &Host, asked: Option<&Gpus>) -> Self {
-        let Some(driver) = Driver::load() else {
-            let numbers = asked.map_or_else(|| (0..host.gpus.unwrap_or(0)).collect(), Gpus::numbers);
-            let card = |number| (Card::new(number, host.gpu_memory.map(|bytes| bytes.0)), 0);
-            return Self::told(numbers.into_iter().map(card).collect());
+        let visible = std::env::var(VISIBLE).ok();
+        let most = host.gpu_memory.map(|Bytes(most)| most);
+        let (driver, mut cards) = match Driver::load() {
+            Ok(driver) => {
+                let cards = driver.cards();
+                (Ok(driver), cards)
+            }
+            Err(absent) => (Err(absent), vec![]),
         };
-        let mut cards = driver.cards();
-        if let Ok(text) = std::env::var("CUDA_VISIBLE_DEVICES") {
-            cards = cards::visible(cards, &text);
+        let driver = match driver {
+            Ok(_) if cards.is_empty() => Err(Some("NVIDIA's driver is there, and shows no GPU".into())),
+            driver => driver,
+        };
+        match driver {
+            Ok(driver) => {
+                if let Some(text) = visible {
+                    cards = cards::visible(&cards, &text);
+                }
+                if asked.is_none() {
+                    cards.truncate(host.gpus.unwrap_or(usize::MAX));
+                }
+                for card in &mut cards {
+                    card.memory = [card.memory, most].into_iter().flatten().min();
+                }
+                Self { cards, probe: Probe::Driver(Box::new(driver)), absent: None }
+            }
+            Err(absent) => {
+                let said = asked.map_or_else(|| (0..host.gpus.unwrap_or(0)).collect(), Gpus::numbers);
+                let mut cards = match visible {
+                    Some(text) => cards::named(&text, most),
+                    None => said.into_iter().map(|number| Card::new(number, most)).collect(),
+                };
+                if asked.is_none() {
+                    cards.truncate(host.gpus.unwrap_or(0));
+                }
+                Self { absent, ..Self::told(cards.into_iter().map(|card| (card, 0)).collect()) }
+            }
         }
-        if asked.is_none() {
-            cards.truncate(host.gpus.unwrap_or(usize::MAX));
-        }
-        for card in &mut cards {
-            let most = host.gpu_memory.map(|Bytes(most)| most);
-            card.memory = [card.memory, most].into_iter().flatten().min();
-        }
-        Self { cards, probe: Probe::Driver(Box::new(driver)) }
     }
 
     /// Only the cards asked for.
     fn restricted(self, asked: Option<&Gpus>) -> Result<Self> {
         let Some(asked) = asked else { return Ok(self) };
-        let kept = cards::asked_for(&self.cards, asked)?;
+        let kept = cards::asked_for(&self.cards, asked, self.absent.as_deref())?;
         let probe = match self.probe {
             Probe::Told(used) => Probe::Told(kept.iter().map(|position| used[*position]).collect()),
             driver @ Probe::Driver(_) => driver,
         };
-        Ok(Self { cards: kept.iter().map(|position| self.cards[*position].clone()).collect(), probe })
+        Ok(Self { cards: kept.iter().map(|position| self.cards[*position].clone()).collect(), probe, ..self })
     }
 }
 
@@ -174,7 +217,8 @@ impl Inventory {
 pub struct Meter {
     machine: Machine,
     pid: u32,
-    cards: Vec<usize>,
+    /// Positions, with the bytes that were in use before, of cards that it has alone.
+    cards: Vec<(usize, Option<u64>)>,
     peak: Option<u64>,
 }
 
@@ -184,9 +228,10 @@ impl Meter {
         if self.cards.is_empty() {
             return;
         }
-        let Probe::Driver(driver) = &self.machine.inventory().probe else { return };
-        let most = self.cards.iter().filter_map(|card| driver.used_below(*card, self.pid)).max();
-        self.peak = self.peak.max(most);
+        let Inventory { cards, probe: Probe::Driver(driver), .. } = self.machine.inventory() else { return };
+        let used =
+            |(position, before): &(usize, Option<u64>)| driver.used_below(cards.get(*position)?, self.pid, *before);
+        self.peak = self.peak.max(self.cards.iter().filter_map(used).max());
     }
 
     /// Bytes on the card where it was most; nothing if no driver could tell, or its processes were not seen.
@@ -223,9 +268,9 @@ mod tests {
     fn a_machine_that_is_told_has_what_it_is_told() {
         let cards = cards::fakes("2x24G:6G").unwrap();
         let machine = Machine::told(4, Some(GIB), cards);
-        assert_eq!(machine.used_by_others(&[]), [6 * GIB, 6 * GIB]);
-        assert_eq!(machine.undisturbed().used_by_others(&[]), [0, 0]);
-        let mut meter = machine.meter(std::process::id(), vec![0]);
+        assert_eq!(machine.used_by_others(&[]), [Use::Bytes(6 * GIB); 2]);
+        assert_eq!(machine.undisturbed().used_by_others(&[]), [Use::Bytes(0); 2]);
+        let mut meter = machine.meter(std::process::id(), vec![(0, true)]);
         meter.poll();
         assert_eq!(meter.peak(), None);
     }

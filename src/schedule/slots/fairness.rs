@@ -4,6 +4,11 @@ use super::tests::{GIB, ask, cpus, gpu, offered, slots};
 use super::*;
 use proptest::prelude::*;
 
+/// A part of the first card, to be given back.
+fn part(memory: Option<u64>) -> Part {
+    Part { position: 0, card: 0, name: String::new(), memory }
+}
+
 /// A big task before an endless stream of small ones, one of which ends after each walk: after how many walks does
 /// it start? `crowd` is there already.
 fn walks_until(slots: &mut Slots, big: Need, small: Need, crowd: usize) -> Option<usize> {
@@ -57,7 +62,7 @@ fn what_was_kept_stays_kept_until_the_rest_is_free() {
     slots.give_back(first);
     // The memory is there now and the card is not: the next one may not take the memory instead.
     assert_eq!(offered(&mut slots, &[both, memory]), [0; 0]);
-    slots.give_back(Share { threads: 1, memory: 0, gpus: vec![Part { card: 0, memory: None }] });
+    slots.give_back(Share { threads: 1, memory: 0, gpus: vec![part(None)] });
     assert_eq!(offered(&mut slots, &[both, memory]), [0]);
 }
 
@@ -68,7 +73,7 @@ fn what_is_kept_is_only_what_is_lacking() {
     for _ in 0..PATIENCE {
         let small = offered(&mut slots, &[whole, gpu(Some(2))]);
         assert_eq!(small, [1]);
-        slots.give_back(Share { threads: 1, memory: 0, gpus: vec![Part { card: 0, memory: Some(2 * GIB) }] });
+        slots.give_back(Share { threads: 1, memory: 0, gpus: vec![part(Some(2 * GIB))] });
     }
     // Now the card is kept, and threads are not.
     assert_eq!(offered(&mut slots, &[whole, gpu(Some(2)), cpus(3), Need::default()]), [2, 3]);
@@ -94,7 +99,8 @@ fn over_committed(machine: &Machine, running: &[Share]) -> Option<String> {
     if threads > machine.cpus || memory > machine.memory.unwrap_or(u64::MAX) {
         return Some(format!("{threads} threads, {memory} bytes"));
     }
-    let others = machine.used_by_others(&[]);
+    let used = |used| if let Use::Bytes(used) = used { used } else { u64::MAX };
+    let others = machine.used_by_others(&[]).into_iter().map(used);
     machine.cards().iter().zip(others).find_map(|(card, others)| {
         let parts: Vec<Option<u64>> =
             running.iter().flat_map(|share| &share.gpus).filter(|p| p.card == card.number).map(|p| p.memory).collect();

@@ -5,7 +5,7 @@
 //! task says how much of its memory it wants, shared: to the card that has least to spare and still fits (best fit), so
 //! that large gaps stay for large tasks. Of a card counts what is neither reserved here nor used by others at that
 //! moment, less a small part that drivers and allocators take beside. A whole card must be free of this run's tasks and
-//! at least half free of others'.
+//! at least half free of others'. A card that does not answer any more is given to nobody again in this run.
 //!
 //! **Nobody stands in the way.** Ready tasks are asked in order of priority, and one that cannot start now is passed
 //! over: only what it lacks is scarce, and who does not need that starts.
@@ -24,10 +24,10 @@ mod share;
 
 pub(in crate::schedule) use share::{Part, Share};
 
-use super::machine::{Card, Machine};
+use super::machine::{Card, Machine, Use};
 use super::need::Need;
 use crate::plan::TaskId;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// How many tasks may take what another one, before them in priority, is waiting for.
 const PATIENCE: usize = 4;
@@ -46,6 +46,8 @@ pub(in crate::schedule) struct Slots {
     memory: u64,
     /// By position among the machine's cards; empty until a task wants one.
     cards: Vec<Load>,
+    /// Positions of cards that do not answer any more.
+    lost: BTreeSet<usize>,
     /// Tasks that were passed over.
     passed: HashMap<TaskId, Passed>,
 }
@@ -114,7 +116,7 @@ struct Keeps {
 impl Slots {
     pub(in crate::schedule) fn new(machine: Machine) -> Self {
         let (cpus, memory) = (machine.cpus, machine.memory.unwrap_or(u64::MAX));
-        Self { machine, cpus, memory, cards: vec![], passed: HashMap::new() }
+        Self { machine, cpus, memory, cards: vec![], lost: BTreeSet::new(), passed: HashMap::new() }
     }
 
     /// Gives shares to those of the ready tasks that can start now, asked in the given order, the first first.
@@ -157,8 +159,7 @@ impl Slots {
         self.cpus += share.threads;
         self.memory += share.memory;
         for part in share.gpus {
-            let position = self.machine.cards().iter().position(|card| card.number == part.card);
-            let Some(load) = position.and_then(|position| self.cards.get_mut(position)) else { continue };
+            let Some(load) = self.cards.get_mut(part.position) else { continue };
             load.tasks -= 1;
             load.bytes -= part.memory.unwrap_or(load.bytes);
         }
@@ -170,6 +171,26 @@ impl Slots {
         self.find(need, &mut Walk::default()).is_err_and(|lacks| lacks.others)
     }
 
+    /// Positions of the cards that were found not to answer any more. What was possible before may not be now: see
+    /// [`Slots::can_ever`].
+    pub(in crate::schedule) fn lost(&self) -> &BTreeSet<usize> {
+        &self.lost
+    }
+
+    /// What others use of each card now; notes which cards do not answer.
+    fn used_by_others(&mut self) -> Vec<u64> {
+        let reserved: Vec<u64> = self.cards.iter().map(|load| load.bytes).collect();
+        let found = self.machine.used_by_others(&reserved);
+        let used = |(position, used)| match used {
+            Use::Bytes(bytes) => bytes,
+            Use::Lost => {
+                self.lost.insert(position);
+                0
+            }
+        };
+        found.into_iter().enumerate().map(used).collect()
+    }
+
     /// The cards a task can have now, or what it has too little of.
     fn find(&mut self, need: &Need, walk: &mut Walk) -> Result<Vec<usize>, Lacks> {
         let mut lacks = Lacks::default();
@@ -179,23 +200,23 @@ impl Slots {
         let mut cards = vec![];
         if need.gpus > 0 {
             self.cards.resize(self.machine.cards().len(), Load::default());
-            let loads = &self.cards;
-            let others = walk.others.get_or_insert_with(|| {
-                self.machine.used_by_others(&loads.iter().map(|load| load.bytes).collect::<Vec<_>>())
-            });
-            cards = self.suiting(need, others, loads);
+            if walk.others.is_none() {
+                walk.others = Some(self.used_by_others());
+            }
+            let others = walk.others.as_deref().unwrap_or_default();
+            cards = self.suiting(need, others, &self.cards);
             cards.retain(|position| !walk.keeps.cards.contains(position));
             lacks.some[Scarce::Gpus as usize] = cards.len() < need.gpus;
             cards.truncate(need.gpus);
             lacks.others = lacks.has(Scarce::Gpus)
-                && self.suiting(need, others, &vec![Load::default(); loads.len()]).len() < need.gpus;
+                && self.suiting(need, others, &vec![Load::default(); self.cards.len()]).len() < need.gpus;
         }
         if lacks.some.contains(&true) { Err(lacks) } else { Ok(cards) }
     }
 
     /// The positions of the cards that suit a task, the best first, when this run's tasks have `loads` of them.
     fn suiting(&self, need: &Need, others: &[u64], loads: &[Load]) -> Vec<usize> {
-        let cards = self.machine.cards().iter().enumerate();
+        let cards = self.machine.cards().iter().enumerate().filter(|(position, _)| !self.lost.contains(position));
         let mut found: Vec<(u64, usize)> =
             cards.filter_map(|(i, card)| Some((spare(need, card, others[i], loads[i])?, i))).collect();
         found.sort_unstable();
@@ -211,7 +232,7 @@ impl Slots {
             let load = &mut self.cards[*position];
             load.tasks += 1;
             load.bytes += part.or(card.memory).unwrap_or(u64::MAX);
-            Part { card: card.number, memory: part }
+            Part { position: *position, card: card.number, name: card.name.clone(), memory: part }
         });
         Share { threads: need.threads(), memory: need.memory, gpus: gpus.collect() }
     }
@@ -325,6 +346,10 @@ mod tests {
         slots.offer(ready).into_iter().map(|(id, _)| id.0).collect()
     }
 
+    fn parts(share: &Share) -> Vec<(usize, Option<u64>)> {
+        share.gpus.iter().map(|part| (part.card, part.memory)).collect()
+    }
+
     fn card(share: Option<Share>) -> Option<usize> {
         share.map(|share| share.gpus[0].card)
     }
@@ -370,10 +395,10 @@ mod tests {
         let mut slots = slots(8, 1, &[(24, 0), (24, 0)]);
         let first = ask(&mut slots, gpu(Some(2))).unwrap();
         let alone = ask(&mut slots, Need { alone: true, ..gpu(Some(2)) }).unwrap();
-        assert_eq!(alone.gpus, [Part { card: 1, memory: None }]);
+        assert_eq!(parts(&alone), [(1, None)]);
         assert_eq!(card(ask(&mut slots, gpu(Some(2)))), Some(0));
         slots.give_back(alone);
-        assert_eq!(ask(&mut slots, gpu(Some(23))).unwrap().gpus, [Part { card: 1, memory: Some(23 * GIB) }]);
+        assert_eq!(parts(&ask(&mut slots, gpu(Some(23))).unwrap()), [(1, Some(23 * GIB))]);
         slots.give_back(first);
     }
 
@@ -394,7 +419,7 @@ mod tests {
     fn a_card_whose_memory_is_not_known_is_given_whole() {
         let mut slots = Slots::new(Machine::told(4, None, vec![(Card::new(3, None), 0)]));
         let share = ask(&mut slots, gpu(Some(1))).unwrap();
-        assert_eq!(share.gpus, [Part { card: 3, memory: None }]);
+        assert_eq!(parts(&share), [(3, None)]);
         assert_eq!(ask(&mut slots, gpu(Some(1))), None);
         slots.give_back(share);
         assert_eq!(card(ask(&mut slots, gpu(None))), Some(3));
@@ -408,5 +433,22 @@ mod tests {
         let two = ask(&mut slots, Need { gpus: 2, ..cpus(1) }).unwrap();
         assert_eq!(visible(&two), ("CUDA_VISIBLE_DEVICES", "0,1".to_string()));
         assert_eq!(visible(&ask(&mut slots, gpu(Some(1))).unwrap()).1, "2");
+    }
+
+    #[test]
+    fn cards_are_named_as_the_driver_names_them_and_two_may_have_one_number() {
+        let instance = |name: &str| {
+            let mut card = Card::new(0, Some(20 * GIB));
+            card.name = name.into();
+            card
+        };
+        let cards = vec![(instance("MIG-a"), 0), (instance("MIG-b"), 0)];
+        let mut slots = Slots::new(Machine::told(4, None, cards));
+        let (first, second) = (ask(&mut slots, gpu(None)).unwrap(), ask(&mut slots, gpu(None)).unwrap());
+        assert_eq!([&first, &second].map(|share| share.environment()[1].1.clone()), ["MIG-a", "MIG-b"]);
+        assert_eq!((first.cards(), second.positions()), (vec![0], vec![(1, true)]));
+        slots.give_back(second);
+        assert_eq!(ask(&mut slots, gpu(None)).unwrap().environment()[1].1, "MIG-b");
+        assert_eq!(ask(&mut slots, gpu(None)), None);
     }
 }

@@ -25,6 +25,7 @@ impl Slots {
         if need.gpus > 0 && self.fitting(need) < need.gpus {
             let note = format!("it wants {}, and there {}", gpus(need), self.inventory());
             let hint = match self.machine.cards() {
+                _ if !self.lost().is_empty() => "`nvidia-smi` and `dmesg` (Xid) tell of the card; it may need a reset",
                 [] => "without a driver, `--gpus` or `host = { gpus = .. }` in `[resources]` says how many there are",
                 _ => "want less in `[resources]`: `gpus = 0` keeps it off them",
             };
@@ -34,6 +35,9 @@ impl Slots {
             return Ok(());
         }
         let error = Error::resources(format!("`{task}` can never run on this machine"));
+        // Asking for it may load the driver.
+        let absent = if need.gpus > 0 { self.machine.absent() } else { None };
+        let error = absent.into_iter().fold(error, |error, absent| error.note(absent));
         Err(too_much.into_iter().fold(error, |error, (note, hint)| error.note(note).hint(hint)))
     }
 
@@ -45,14 +49,16 @@ impl Slots {
 
     /// The cards in a sentence that begins with "there".
     fn inventory(&self) -> String {
-        let shown = |card: &Card| match card.memory {
-            Some(memory) => format!("GPU {} with {}", card.number, Bytes(memory)),
-            None => format!("GPU {}, whose memory is not known", card.number),
+        let shown = |(position, card): (usize, &Card)| match card.memory {
+            _ if self.lost().contains(&position) => format!("{card}, which does not answer any more"),
+            Some(memory) => format!("{card} with {}", Bytes(memory)),
+            None => format!("{card}, whose memory is not known"),
         };
-        match self.machine.cards() {
+        let cards: Vec<String> = self.machine.cards().iter().enumerate().map(shown).collect();
+        match &cards[..] {
             [] => "is none".into(),
-            [card] => format!("is {}", shown(card)),
-            cards => format!("are {}", cards.iter().map(shown).collect::<Vec<_>>().join(", ")),
+            [card] => format!("is {card}"),
+            cards => format!("are {}", cards.join(", ")),
         }
     }
 }

@@ -10,10 +10,14 @@ pub(in crate::schedule) struct Share {
 }
 
 /// A card, or a part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::schedule) struct Part {
+    /// Among the machine's cards.
+    pub position: usize,
     /// The card's number, as `nvidia-smi` counts.
     pub card: usize,
+    /// What names it in `CUDA_VISIBLE_DEVICES`.
+    pub name: String,
     /// Bytes; the whole card if it is not said.
     pub memory: Option<u64>,
 }
@@ -21,12 +25,17 @@ pub(in crate::schedule) struct Part {
 impl Share {
     /// What tells a process its cards: none without a GPU. CUDA numbers cards by speed unless it is told otherwise.
     pub(in crate::schedule) fn environment(&self) -> [(&'static str, String); 2] {
-        let numbers: Vec<String> = self.gpus.iter().map(|part| part.card.to_string()).collect();
-        [("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()), ("CUDA_VISIBLE_DEVICES", numbers.join(","))]
+        let names: Vec<&str> = self.gpus.iter().map(|part| part.name.as_str()).collect();
+        [("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()), ("CUDA_VISIBLE_DEVICES", names.join(","))]
     }
 
     /// The numbers of its cards.
     pub(in crate::schedule) fn cards(&self) -> Vec<usize> {
         self.gpus.iter().map(|part| part.card).collect()
+    }
+
+    /// The positions of its cards, and whether it has them alone.
+    pub(in crate::schedule) fn positions(&self) -> Vec<(usize, bool)> {
+        self.gpus.iter().map(|part| (part.position, part.memory.is_none())).collect()
     }
 }

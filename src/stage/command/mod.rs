@@ -286,7 +286,8 @@ impl Command {
 
     /// What the program sees of the environment: what it cannot do without, and what the stage declares.
     fn environment(&self, cx: &Ctx) -> Result<Vec<(String, String)>> {
-        const ALWAYS: [&str; 7] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "CUDA_VISIBLE_DEVICES"];
+        const ALWAYS: [&str; 8] =
+            ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"];
         let passed = ALWAYS.iter().copied().chain(self.env.iter().map(String::as_str));
         let mut variables: Vec<(String, String)> =
             passed.filter_map(|name| Some((name.to_string(), std::env::var(name).ok()?))).collect();
