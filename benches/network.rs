@@ -1,14 +1,16 @@
 //! AlexNet's forward pass and training step, in images per second.
 //!
 //! ```text
-//! network [--batch 64] [--threads 2] [--seconds 10] [--precision f32] [--cpu] [--json] [--layers]
+//! network [--batch 64] [--threads 2] [--seconds 10] [--precision f32] [--cpu] [--json] [--layers] [--plain]
 //! ```
 //!
 //! Both take turns with a loop of nothing but multiplications, whose speed is the floor: what the machine could do in that
-//! very second. `--layers` times each layer by itself. `--cpu` counts the processor's seconds instead of the clock's: for a
+//! very second. `--layers` times each layer by itself, `--plain` the network out of candle's own operations. `--cpu` counts the processor's seconds instead of the clock's: for a
 //! busy machine, on one thread.
 
 #![expect(clippy::print_stdout, reason = "what it measures is read from there")]
+
+mod plain;
 
 use candle_core::{Device, Tensor, Var};
 use hashpipe::kernel::{self, Conv2d, GradientSink, Input, Linear, MaxPool2d, Precision, floor};
@@ -17,6 +19,7 @@ use hashpipe::model::optim::{Optimizer, OptimizerSpec};
 use hashpipe::model::{HashModel, Mode};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use std::cell::RefCell;
 use std::time::Instant;
 
 #[global_allocator]
@@ -33,6 +36,7 @@ struct Options {
     seconds: f64,
     json: bool,
     layers: bool,
+    plain: bool,
     cpu: bool,
     precision: Precision,
 }
@@ -51,6 +55,7 @@ fn main() {
         seconds: value("--seconds").unwrap_or(10.0),
         json: is_given("--json"),
         layers: is_given("--layers"),
+        plain: is_given("--plain"),
         cpu: is_given("--cpu"),
         precision: text("--precision").map_or(Ok(Precision::F32), |name| name.parse()).expect("`--precision`"),
     };
@@ -98,20 +103,34 @@ fn percentile(values: &[f64], hundredths: usize) -> f64 {
 }
 
 fn network(options: &Options) -> candle_core::Result<()> {
+    let xs = tensor(&[options.batch, 3, 224, 224])?;
+    if options.plain {
+        let network = RefCell::new(plain::Plain::new()?);
+        let forward = || network.borrow().forward(&xs, false).map(drop);
+        return turns(options, &forward, &mut |_| network.borrow_mut().step(&xs));
+    }
     let spec = BackboneSpec::AlexNet(AlexNet::default());
     let model = HashModel::seeded(&spec, 64, 224, 1, &Device::Cpu)
         .expect("alexnet takes 224 pixels")
         .in_precision(options.precision);
     let sgd: OptimizerSpec = serde_json::from_str(r#"{"name": "sgd", "lr": 1e-6}"#).expect("sgd takes a rate");
     let mut sgd = sgd.builder().build(model.parameters()).expect("its numbers are in range");
-    let xs = tensor(&[options.batch, 3, 224, 224])?;
+    let forward = || model.forward(&xs, Mode::Eval).map(drop);
+    turns(options, &forward, &mut |round| step(&model, sgd.as_mut(), &xs, round))
+}
 
+/// Times a forward pass and a training step in turns with the floor, and tells of them.
+fn turns(
+    options: &Options,
+    pass: &dyn Fn() -> candle_core::Result<()>,
+    step: &mut dyn FnMut(u64) -> candle_core::Result<()>,
+) -> candle_core::Result<()> {
     let (mut forward, mut training, mut floors) = (vec![], vec![], vec![]);
     let began = Instant::now();
     for round in 0.. {
         let floor = floor(options);
-        let pass = seconds(options, || model.forward(&xs, Mode::Eval).map(drop))?;
-        let step = seconds(options, || step(&model, sgd.as_mut(), &xs, round))?;
+        let pass = seconds(options, pass)?;
+        let step = seconds(options, || step(round))?;
         // The first round pays for memory that is used again.
         if round > 0 {
             floors.push(floor);

@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["pillow", "numpy", "opencv-python-headless"]
+PACKAGES = ["pillow", "numpy", "opencv-python-headless", "torch", "torchvision"]
 VENV = Path("/tmp/hashpipe-images")
 
 
@@ -97,6 +97,17 @@ def opencv(data, how="INTER_LINEAR"):
     size = sides(image.shape[1], image.shape[0])
     left, top, right, bottom = box(*size)
     return cv2.resize(image, size, interpolation=getattr(cv2, how))[top:bottom, left:right]
+
+
+def torchvision(data):
+    """What torchvision advises for speed: JPEG to a tensor of bytes, resized as such, with antialiasing."""
+    import numpy
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2 import functional
+
+    image = decode_jpeg(torch.from_numpy(numpy.frombuffer(data, numpy.uint8)), ImageReadMode.RGB)
+    return functional.center_crop(functional.resize(image, [256], antialias=True), [224, 224])
 
 
 # The comparison.
@@ -240,12 +251,23 @@ def draw_sixteen_bits(folder):
 # The times.
 
 
+def alike(data):
+    """Returns whether torchvision's pixels are Pillow's."""
+    import numpy
+
+    return all((torchvision(each).permute(1, 2, 0).numpy() == numpy.asarray(pillow(each))).all() for each in data)
+
+
 def measure(binary, files, rounds, seconds):
     """Lets all take turns, and prints images per second of a core."""
     import cv2
     import PIL
+    import torch
+    import torchvision as vision
 
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message=".*not writable.*")
     data = [file.read_bytes() for file in files]
     ours = subprocess.Popen([binary, "rounds", *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -268,6 +290,7 @@ def measure(binary, files, rounds, seconds):
     turns = {
         "hashpipe": hashpipe,
         f"Pillow {PIL.__version__}": of(pillow),
+        f"torchvision {vision.__version__}, tensors ({'the same' if alike(data) else 'other'} pixels)": of(torchvision),
         f"OpenCV {cv2.__version__}, linear (other pixels)": of(opencv),
         f"OpenCV {cv2.__version__}, area (other pixels)": of(lambda data: opencv(data, "INTER_AREA")),
     }

@@ -5,7 +5,8 @@
     benches/peers/network.py --python /tmp/torchenv/bin/python
 
 Takes turns: one process of each kind after the other, `--rounds` times, so that a busy minute hits all alike. PyTorch
-runs in NCHW and channels_last, each with and without huge pages, and under bf16 autocast.
+runs in NCHW and channels_last, each with and without huge pages, and under bf16 autocast; `--plain` adds AlexNet out of
+candle's own operations.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from pathlib import Path
 HUGE = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 
 # Name: precision, or layout, autocast to bf16, huge pages.
-OURS = {"hashpipe": "f32", "hashpipe bf16": "bf16"}
+OURS = {"hashpipe": ["--precision", "f32"], "hashpipe bf16": ["--precision", "bf16"]}
+# Peers that are in the same program.
+PLAIN = {"candle, its own operations": ["--plain"]}
 PEERS = {
     "PyTorch NCHW": ("nchw", False, False),
     "PyTorch channels_last": ("channels_last", False, False),
@@ -79,15 +82,15 @@ def peer(layout, bf16, batch, threads, seconds, cpu):
     print(json.dumps({what: statistics.median(values) for what, values in rates.items()}))
 
 
-def ours(target, precision, batch, threads, seconds, cpu):
-    """Returns our rates, of the newest build."""
+def ours(target, which, batch, threads, seconds, cpu):
+    """Returns the rates of a program in Rust, of the newest build."""
     root = Path(__file__).resolve().parents[2]
     builds = [path for path in root.glob(f"target/{target}/deps/network-*") if not path.suffix]
     if not builds:
         sys.exit("build it first: cargo build --release --bench network")
     newest = max(builds, key=lambda path: path.stat().st_mtime)
-    sizes = ["--batch", batch, "--threads", threads, "--seconds", seconds, "--precision", precision]
-    command = [newest, *map(str, sizes), "--json", *(["--cpu"] if cpu else [])]
+    sizes = ["--batch", batch, "--threads", threads, "--seconds", seconds]
+    command = [newest, *map(str, sizes), *which, "--json", *(["--cpu"] if cpu else [])]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return {told["what"]: told["images_per_second"] for told in map(json.loads, lines)}
 
@@ -114,6 +117,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=6, help="per process and round")
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for a busy machine, with --threads 1")
     parser.add_argument("--target", default="release", help="the build's folder in target/ [%(default)s]")
+    parser.add_argument("--plain", action="store_true", help="candle's own operations, too: half a minute for a step")
     parser.add_argument("--without", default="", metavar="WORD", help="leave out the rows that have it in their names")
     parser.add_argument("--peer", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -122,10 +126,11 @@ def main():
         return peer(layout, bf16 == "1", int(batch), int(threads), float(seconds), cpu == "1")
 
     sizes = (options.batch, options.threads, options.seconds, options.cpu)
-    found = {name: [] for name in [*OURS, *PEERS] if not options.without or options.without not in name}
+    rust = {**OURS, **(PLAIN if options.plain else {})}
+    found = {name: [] for name in [*rust, *PEERS] if not options.without or options.without not in name}
     for _ in range(options.rounds):
         for name, rounds in found.items():
-            rounds.append(ours(options.target, OURS[name], *sizes) if name in OURS else theirs(options.python, name, *sizes))
+            rounds.append(ours(options.target, rust[name], *sizes) if name in rust else theirs(options.python, name, *sizes))
     unit = "images per CPU second" if options.cpu else "images/s"
     print(f"{unit}, batch {options.batch}, {options.threads} threads; medians of {options.rounds} rounds (least-most)")
     print("| | forward | hashpipe is | training step | hashpipe is |\n|---|---|---|---|---|")

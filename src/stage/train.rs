@@ -69,7 +69,8 @@ pub(super) struct Train {
     #[schemars(extend("before" = "f32"))]
     precision: Precision,
     /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
-    #[serde(default, skip_serializing_if = "DataParallel::is_default")]
+    #[serde(default)]
+    #[schemars(extend("before" = { "name": "synchronous" }))]
     data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
     #[serde(default)]
