@@ -8,7 +8,7 @@ in channels_last, and through torch.compile in channels_last, with the fused SGD
 process for the whole run, so that compiling is paid once and counts nowhere. The clock stops when the card is done.
 
 Takes turns: in every round each measures for `--seconds`, one after the other, so that a busy or hot minute hits all alike.
-A ratio is hashpipe's rate over that of PyTorch's best way in the same round.
+A ratio is hashpipe's rate over that, in the same round, of the way of PyTorch that was best over all rounds.
 """
 
 import argparse

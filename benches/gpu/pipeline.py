@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "benches/peers"))
 import epoch  # noqa: E402
 
 NETWORKS = {
-    "alexnet": ("{ name = 'alexnet', dropout = 0.5 }", "{ resize = 256, crop = 224 }"),
-    "small": ("{ name = 'small', channels = [8, 16], width = 32, dropout = 0.5 }", "{ resize = 36, crop = 32 }"),
+    "alexnet": ("{ name = 'alexnet', dropout = 0.5 }", 256, 224),
+    "small": ("{ name = 'small', channels = [8, 16], width = 32, dropout = 0.5 }", 36, 32),
 }
 
 
@@ -74,7 +74,7 @@ def write(folder, options):
             for n in range(count)
         )
         (project / f"{name}.txt").write_text("\n".join(rows) + "\n")
-    backbone, transform = NETWORKS[options.network]
+    backbone, resize, crop = NETWORKS[options.network]
     precision = f'precision = "{options.precision}"' if options.precision != "f32" else ""
     (project / "p.toml").write_text(f"""
 name = "pipeline"
@@ -82,7 +82,7 @@ name = "pipeline"
 dataset = {{ name = "files", train = "train.txt", query = "query.txt", database = "database.txt", root = "../images" }}
 [prepare.train]
 list = "lists.drawn/train"
-transform = {transform}
+resize = {resize}
 [train.net]
 list = "lists.drawn/train"
 prepared = "prepare.train/images"
@@ -93,7 +93,7 @@ backbone = {backbone}
 loss = {{ name = "hashnet", alpha = 0.1, scale_every = 20 }}
 optimizer = {{ name = "sgd", lr = 0.002, momentum = 0.9, weight_decay = 5e-4, hash_lr = 10 }}
 schedule = {{ name = "step", every = 50, factor = 0.5, first = "logs" }}
-transform = {transform}
+transform = {{ resize = {resize}, crop = {crop} }}
 {precision}
 """)
     return project

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 #[cfg(feature = "cuda")]
 pub(crate) mod pinned;
 
@@ -31,6 +33,19 @@ fn open_gpu(slot: usize) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn open_gpu(_: usize) -> Result<Device> {
     Err(crate::error::Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
+}
+
+/// Makes a GPU the one that this thread speaks to. Most calls do so themselves, but memory is freed without.
+///
+/// # Errors
+/// A GPU that was lost.
+pub(crate) fn bind(device: &Device) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return cuda::WrapErr::w(gpu.cuda_stream().context().bind_to_thread());
+    }
+    let _ = device;
+    Ok(())
 }
 
 /// What to do about a build without CUDA.

@@ -5,6 +5,7 @@
 
 use super::net::HashModel;
 use super::replica::Replica;
+use crate::device::bind;
 use crate::error::{Error, Kind, Result};
 use candle_core::{Device, DeviceLocation};
 use std::sync::Arc;
@@ -104,10 +105,16 @@ impl Crew {
         let answers: Vec<Receiver<anyhow::Result<T>>> = (self.others.iter().zip(arguments))
             .map(|(worker, argument)| {
                 let work = Arc::clone(&work);
-                worker.ask(move |replica| work(replica, argument))
+                worker.ask(move |replica| {
+                    bind(&replica.device)?;
+                    work(replica, argument)
+                })
             })
             .collect();
-        let own = own.map(|argument| work(&mut self.first, argument));
+        let own = own.map(|argument| {
+            bind(&self.first.device)?;
+            work(&mut self.first, argument)
+        });
         let others = answers.iter().map(|answer| {
             let gone = || Error::new(Kind::Stage, "a thread of the training panicked").hint("its log tells more");
             answer.recv().unwrap_or_else(|_| Err(gone().into()))

@@ -107,20 +107,28 @@ pub struct Rates {
 }
 
 impl Limits {
-    /// For products that round their factors to this.
+    /// For products that round their factors to this. Sizes are doubled until the work takes long enough for all of a GPU
+    /// to be busy: matrices of 256 to 8192 rows, and 4 MiB to 1 GiB.
     ///
     /// # Errors
-    /// If the device has no memory for it: half a GiB on a GPU.
+    /// If the device has no memory for it: up to 2.5 GiB on a GPU.
     pub fn new(precision: Precision, device: &Device) -> Result<Self> {
-        // Large enough for every multiprocessor to work, and for caches not to hold it.
-        let (side, numbers) = if device.is_cpu() { (256, 1 << 20) } else { (4096, 1 << 26) };
+        let number = if precision == Precision::Bf16 && !device.is_cpu() { DType::BF16 } else { DType::F32 };
         let make = || {
-            let number = if precision == Precision::Bf16 && !device.is_cpu() { DType::BF16 } else { DType::F32 };
-            let factor = || Tensor::ones((side, side), number, device);
-            candle_core::Result::Ok(([factor()?, factor()?], Tensor::zeros(numbers, DType::F32, device)?))
+            let factors = grown(256, 8192, |side| {
+                let factor = || Tensor::ones((side, side), number, device);
+                let factors = [factor()?, factor()?];
+                let took = in_products(precision, || seconds(device, || factors[0].matmul(&factors[1])))?;
+                Ok((factors, took))
+            })?;
+            let bytes = grown(1 << 20, 1 << 28, |numbers| {
+                let bytes = Tensor::zeros(numbers, DType::F32, device)?;
+                let took = seconds(device, || bytes.copy())?;
+                Ok((bytes, took))
+            })?;
+            candle_core::Result::Ok(Self { factors, bytes, precision })
         };
-        let (factors, bytes) = make().map_err(tensor_error)?;
-        Ok(Self { factors, bytes, precision })
+        make().map_err(tensor_error)
     }
 
     /// Measures; some milliseconds on a GPU.
@@ -128,26 +136,46 @@ impl Limits {
     /// # Errors
     /// If the device fails.
     pub fn rates(&self) -> Result<Rates> {
-        const TIMES: usize = 8;
         let device = self.bytes.device();
-        let seconds = |work: &dyn Fn() -> candle_core::Result<Tensor>| {
-            device.synchronize()?;
-            let began = Instant::now();
-            for _ in 0..TIMES {
-                work()?;
-            }
-            device.synchronize()?;
-            candle_core::Result::Ok(began.elapsed().as_secs_f64().max(1e-9) / TIMES as f64)
-        };
         let [left, right] = &self.factors;
-        let product = in_products(self.precision, || seconds(&|| left.matmul(right))).map_err(tensor_error)?;
-        let copy = seconds(&|| self.bytes.copy()).map_err(tensor_error)?;
-        let side = left.elem_count() as f64;
+        let product = in_products(self.precision, || seconds(device, || left.matmul(right))).map_err(tensor_error)?;
+        let copy = seconds(device, || self.bytes.copy()).map_err(tensor_error)?;
+        let numbers = left.elem_count() as f64;
         Ok(Rates {
-            operations: 2.0 * side * side.sqrt() / product,
+            operations: 2.0 * numbers * numbers.sqrt() / product,
             bytes: 2.0 * (self.bytes.elem_count() * size_of::<f32>()) as f64 / copy,
         })
     }
+}
+
+/// What is made of the smallest size at which it takes long enough, or of the largest; sizes are doubled.
+fn grown<T>(
+    least: usize,
+    most: usize,
+    make: impl Fn(usize) -> candle_core::Result<(T, f64)>,
+) -> candle_core::Result<T> {
+    const ENOUGH: f64 = 2e-3;
+    let mut size = least;
+    loop {
+        let (made, took) = make(size)?;
+        if took >= ENOUGH || size >= most {
+            return Ok(made);
+        }
+        size *= 2;
+    }
+}
+
+/// Seconds that some work takes on a device, on average of several times behind each other; the first does not count.
+fn seconds(device: &Device, work: impl Fn() -> candle_core::Result<Tensor>) -> candle_core::Result<f64> {
+    const TIMES: usize = 4;
+    work()?;
+    device.synchronize()?;
+    let began = Instant::now();
+    for _ in 0..TIMES {
+        work()?;
+    }
+    device.synchronize()?;
+    Ok(began.elapsed().as_secs_f64().max(1e-9) / TIMES as f64)
 }
 
 /// Does something while candle's products of f32 on GPUs take factors of this precision.

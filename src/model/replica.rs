@@ -102,9 +102,11 @@ impl Replica {
         self.model.backward(&(logits * gradient)?.sum_all()?)
     }
 
-    /// One update; `factor` is what the optimiser's learning rate is multiplied by.
+    /// One update, by gradients on this device or on the host; `factor` is what the optimiser's learning rate is multiplied
+    /// by.
     pub(super) fn update(&mut self, gradients: &[Tensor], factor: f64) -> candle_core::Result<()> {
-        self.optimizer.step(gradients, factor)
+        let gradients = gradients.iter().map(|gradient| gradient.to_device(&self.device));
+        self.optimizer.step(&gradients.collect::<candle_core::Result<Vec<_>>>()?, factor)
     }
 }
 

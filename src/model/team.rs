@@ -66,7 +66,7 @@ impl Team {
         Ok(Self {
             losses: losses.collect::<Result<_>>()?,
             crew: Crew::new(Replica::new(recipe, model, first)?, others)?,
-            exchange: exchange::of(devices).map_err(tensor_error)?,
+            exchange: exchange::of(devices)?,
             by_ranks: ranks.is_some(),
             seed: recipe.seed,
         })
@@ -77,8 +77,21 @@ impl Team {
         &self.crew.first().model
     }
 
-    pub(super) fn into_model(self) -> HashModel {
+    pub(super) fn into_model(mut self) -> HashModel {
+        if self.by_ranks && self.crew.len() > 1 {
+            // A bank on a device goes where its thread is. That one is gone already is no harm.
+            let turns = self.losses_by_replica();
+            let _ = self.crew.each(turns, |_, losses| Ok(drop(losses)));
+        }
         self.crew.into_model()
+    }
+
+    /// The losses of the ranks that take turns on each replica; they are no longer here.
+    fn losses_by_replica(&mut self) -> Vec<Vec<Box<dyn Loss>>> {
+        let (count, replicas) = (self.losses.len(), self.crew.len());
+        let mut rest = std::mem::take(&mut self.losses).into_iter();
+        let has = |replica| bound(count, replica + 1, replicas) - bound(count, replica, replicas);
+        (0..replicas).map(|replica| rest.by_ref().take(has(replica)).collect()).collect()
     }
 
     /// How many batches a step takes.
@@ -116,7 +129,7 @@ impl Team {
             let Ok([batch]) = <[Given; 1]>::try_from(batches) else { anyhow::bail!("a step takes one batch") };
             self.gradients_of_shares(examples, batch, now)?
         };
-        let sums = self.exchange.sum(gradients)?;
+        let sums = self.exchange.sum(&mut self.crew, gradients)?;
         self.crew.each(sums, move |replica, sum| Ok(replica.update(&sum, now.factor)?))?;
         Ok(losses)
     }
@@ -134,7 +147,7 @@ impl Team {
         let logits = self.crew.each(shares, move |replica, share| Ok(replica.forward(share, draw)?))?;
 
         let device = &self.crew.first().device;
-        let parts = logits.iter().flatten().map(|part| part.detach().to_device(device));
+        let parts = logits.iter().flatten().map(|part| moved(&part.detach(), device));
         let whole = match &parts.collect::<candle_core::Result<Vec<_>>>()?[..] {
             [whole] => whole.clone(),
             parts => Tensor::cat(parts, 0)?,
@@ -143,6 +156,8 @@ impl Team {
         let Some(loss) = self.losses.first_mut() else { anyhow::bail!("a training has a loss") };
         let Verdict { loss, gradient } = judge(loss.as_mut(), &whole, &labels, &index, Step { epoch: now.epoch })?;
 
+        // By way of the host, and whole: nothing of one device is in the hands of another's thread.
+        let gradient = if replicas == 1 { gradient } else { gradient.to_device(&Device::Cpu)? };
         let part = |(number, logits): (usize, Option<Tensor>)| {
             let (from, to) = (bound(index.len(), number, replicas), bound(index.len(), number + 1, replicas));
             let gradient = if replicas == 1 { gradient.clone() } else { gradient.narrow(0, from, to - from)? };
@@ -174,7 +189,14 @@ impl Team {
             (1..replicas).rev().map(|replica| ranks.split_off(bound(count, replica, replicas))).collect();
         turns.push(ranks);
         turns.reverse();
-        let turned = self.crew.each(turns, move |replica, ranks| take_turns(replica, ranks, count, now))?;
+        let turned = self.crew.each(turns, move |replica, ranks| {
+            let (sum, mut judged) = take_turns(replica, ranks, count, now)?;
+            if replicas > 1 {
+                // Nothing of one device is in the hands of another's thread.
+                judged.iter_mut().try_for_each(|(_, value)| value.to_device(&Device::Cpu).map(|host| *value = host))?;
+            }
+            Ok((sum, judged))
+        })?;
         let (gradients, judged): (Vec<_>, Vec<_>) = turned.into_iter().unzip();
         let (losses, values): (Vec<_>, Vec<_>) = judged.into_iter().flatten().unzip();
         self.losses = losses;
@@ -251,6 +273,14 @@ fn copy_of(model: &HashModel, recipe: &Recipe, device: &Device) -> Result<HashMo
         var.flatten_all().and_then(|var| var.to_vec1()).map_err(tensor_error)
     };
     HashModel::build(&recipe.backbone, recipe.bits, model.side(), device, &mut source)
+}
+
+/// A tensor on another device, by way of the host: devices do not wait for each other's work.
+fn moved(tensor: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
+    if tensor.device().same_device(device) {
+        return Ok(tensor.clone());
+    }
+    tensor.to_device(&Device::Cpu)?.to_device(device)
 }
 
 /// Forward, loss and backward of some of `count` ranks, one after the other.

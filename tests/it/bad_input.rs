@@ -237,6 +237,20 @@ fn pipelines() {
 }
 
 #[test]
+fn a_gpu_for_an_evaluation_is_refused_in_a_cpu_build() {
+    if hashpipe::device::can_use_gpus() {
+        return;
+    }
+    let space = Space::empty();
+    space.write("p.toml", format!("{PIPELINE}\n[resources]\nevaluate = {{ gpus = 1 }}\n"));
+    let ended = space.hashpipe(&["run", "p.toml"]);
+    assert_eq!(ended.code, 6, "{}", ended.stderr);
+    for piece in ["`evaluate.map@bits=", "is to have a GPU, which it cannot use", "built without CUDA"] {
+        assert!(ended.stderr.contains(piece), "`{piece}` is not said in\n{}", ended.stderr);
+    }
+}
+
+#[test]
 fn all_faults_of_a_file_are_told_at_once() {
     let text =
         with("epochs = 1", "epocs = 1").replace("top_k = 10", "top_k = \"ten\"").replace("batch = 10", "batch = 0");

@@ -11,7 +11,7 @@ use super::elements::transpose;
 use super::{check, uninit};
 use crate::device::cuda::cudarc::cudnn::{CudnnError, result, sys};
 use crate::device::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut};
-use crate::device::cuda::{CudaDevice, DeviceId};
+use crate::device::cuda::{CudaDevice, DeviceId, WrapErr};
 use crate::kernel::bf16::Precision;
 use crate::kernel::conv::Job;
 use crate::kernel::frame::Form;
@@ -181,6 +181,8 @@ fn compute(
         Pass::Input => (w, y, x),
     };
     check("cudnn", &[(a.len(), first), (b.len(), second), (out.len(), third)])?;
+    // A thread may work on several GPUs in turn.
+    device.cuda_stream().context().bind_to_thread().w()?;
     DEVICES.with_borrow_mut(|devices| {
         let dnn = match devices.entry(device.id()) {
             std::collections::hash_map::Entry::Occupied(dnn) => dnn.into_mut(),
@@ -190,8 +192,8 @@ fn compute(
         dnn.make_room(device, way.workspace)?;
         match dnn.run(&way, (a, b), out) {
             Ok(()) => Ok(true),
-            // It promises more than it keeps for some sizes and formats: 3000 and on mean "not supported".
-            Err(error) if (3000..4000).contains(&(error.0 as u32)) => {
+            // It promises more than it keeps for some sizes and formats.
+            Err(error) if is_refusal(error) => {
                 dnn.ways.insert((pass, shape), None);
                 Ok(false)
             }
@@ -203,6 +205,11 @@ fn compute(
 /// What cuDNN says, as an error of candle's.
 fn failed(error: CudnnError) -> Error {
     Error::Msg(format!("cuDNN: {:?}", error.0))
+}
+
+/// Whether it means "not supported", of which there are many kinds, all in the three thousands.
+fn is_refusal(error: CudnnError) -> bool {
+    (3000..4000).contains(&(error.0 as u32))
 }
 
 /// The first algorithm of a list that is deterministic and wants no more workspace than it may.
@@ -230,8 +237,11 @@ impl Dnn {
         if let Some(way) = self.ways.get(&(pass, shape)) {
             return Ok(*way);
         }
-        let described = describe(&shape).map_err(failed)?;
-        let way = self.choose(pass, described).map_err(failed)?;
+        let chosen = describe(&shape).and_then(|described| self.choose(pass, described));
+        let way = match chosen {
+            Err(error) if is_refusal(error) => None,
+            way => way.map_err(failed)?,
+        };
         self.ways.insert((pass, shape), way);
         Ok(way)
     }

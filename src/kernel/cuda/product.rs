@@ -119,6 +119,8 @@ pub(super) fn multiply(
     };
     let (alpha, beta) = (1f32, if adds { 1f32 } else { 0f32 });
     let (stream, blas) = (device.cuda_stream(), device.cublas_handle());
+    // A thread may work on several GPUs in turn.
+    stream.context().bind_to_thread().w()?;
     // cuBLAS counts down columns: what we store, it takes for the matrix turned. `out`, turned, is `b` turned times `a`
     // turned; a factor that is stored turned is what it wants.
     let (a_row, b_row) = (if a.turned { rows } else { inner }, if b.turned { inner } else { columns });

@@ -10,15 +10,18 @@ use candle_core::{Device, Tensor};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A training on so many devices, stopped after so many steps.
-fn on(devices: usize, recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
+/// A training on so many replicas on the CPU, stopped after so many steps.
+fn on(replicas: usize, recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
+    on_devices(&vec![Device::Cpu; replicas], recipe, scratch, stop)
+}
+
+fn on_devices(devices: &[Device], recipe: &Recipe, scratch: &Path, stop: usize) -> (anyhow::Result<Trained>, Vec<f64>) {
     let mut losses = vec![];
     let mut watch = |tick: &Tick| {
         losses.push(tick.loss);
         if losses.len() == stop { anyhow::bail!("stopped") } else { Ok(()) }
     };
-    let devices = vec![Device::Cpu; devices];
-    let trained = train_selecting(recipe, &shapes(), &files(scratch, None), &devices, &mut watch, None);
+    let trained = train_selecting(recipe, &shapes(), &files(scratch, None), devices, &mut watch, None);
     (trained, losses)
 }
 
@@ -30,7 +33,7 @@ fn whole(devices: usize, recipe: &Recipe) -> (Trained, Vec<f64>) {
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
+    tensor.to_device(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn weights(model: &HashModel) -> Vec<f32> {
@@ -118,14 +121,12 @@ fn two_ranks_do_what_the_reference_does() {
     let mut momentum: Vec<Vec<f32>> = model.parameters().iter().map(|(_, var)| vec![0.0; var.elem_count()]).collect();
     let mut mean_losses = vec![];
     for epoch in 1..=2 {
-        let batches: Vec<Vec<_>> = (recipe.seed..recipe.seed + 2)
+        let mut batches: Vec<_> = (recipe.seed..recipe.seed + 2)
             .map(|seed| {
                 let mut order: Vec<u32> = (0..40).collect();
                 seeded::stream(seed, "shuffle", &[epoch as u64]).shuffle(&mut order);
                 let augment = Augment { seed, epoch: epoch as u64, crop: true, flip: false };
-                data.batches(order.chunks(16).map(<[u32]>::to_vec).collect(), Some(augment))
-                    .map(Result::unwrap)
-                    .collect()
+                data.batches(order.chunks(16).map(<[u32]>::to_vec).collect(), Some(augment)).map(Result::unwrap)
             })
             .collect();
         let lr = 0.02 * recipe.schedule.builder().factor(epoch);
@@ -133,7 +134,7 @@ fn two_ranks_do_what_the_reference_does() {
             let mut mean: Vec<Vec<f32>> = momentum.iter().map(|v| vec![0.0; v.len()]).collect();
             let mut loss = 0.0;
             for (rank, bank) in banks.iter_mut().enumerate() {
-                let batch = &batches[rank][step];
+                let batch = batches[rank].next().unwrap();
                 let labels: Vec<f32> = (batch.index.iter())
                     .flat_map(|i| (0..6).map(|class| f32::from(data.labels(*i as usize).contains(&class))))
                     .collect();
@@ -236,11 +237,70 @@ fn replicas_that_come_apart_are_noticed() {
     assert!(team.check_alike().is_ok());
     let fault = |replica: &mut super::Replica, number: usize| {
         let (_, bias) = &replica.model.parameters()[1];
-        Ok(if number == 2 {
-            bias.set(&(bias.as_tensor() + 1e-7)?)?
-        })
+        if number == 2 {
+            bias.set(&(bias.as_tensor() + 1e-7)?)?;
+        }
+        Ok(())
     };
     team.crew.each(vec![0, 1, 2], fault).unwrap();
     let error = team.check_alike().unwrap_err().downcast::<Error>().unwrap().render("error");
     assert!(error.contains("those of device 3 of 3"), "{error}");
+}
+
+#[cfg(feature = "cuda")]
+mod cuda_tests {
+    use super::*;
+    use crate::device::open;
+    use crate::kernel::testing::tensor;
+    use crate::model::replica::Replica;
+    use crate::model::team::Team;
+
+    fn gpus() -> Option<Vec<Device>> {
+        let devices = (0..2).map(|slot| open(Some(slot))).collect::<crate::error::Result<_>>();
+        devices.map_err(|error| eprintln!("skipped: no second GPU: {}", error.message())).ok()
+    }
+
+    #[test]
+    fn two_gpus_add_up_as_the_host_does() {
+        let Some(devices) = gpus() else { return };
+        let of = |seed: u64| (0..5).map(|i| tensor(10 * seed + i, (7, 3 + i as usize))).collect::<Vec<_>>();
+        let expected: Vec<Vec<f32>> = of(1).iter().zip(of(2)).map(|(a, b)| values(&(a + b).unwrap())).collect();
+        let recipe = recipe();
+        let model = HashModel::seeded(&recipe.backbone, recipe.bits, 16, 1, &devices[0]).unwrap();
+        let sizes = Sizes { images: 40, classes: 6, bits: recipe.bits };
+        let mut team = Team::new(&recipe, sizes, model, &devices).unwrap();
+        for round in 0..3 {
+            let there = |replica: &mut Replica, host: Vec<Tensor>| {
+                Ok(host.iter().map(|host| host.to_device(&replica.device).unwrap()).collect::<Vec<_>>())
+            };
+            let gradients = team.crew.each(vec![of(1), of(2)], there).unwrap();
+            let sums = team.exchange.sum(&mut team.crew, gradients).unwrap();
+            let sums = team.crew.each(sums, |_, sum| Ok(sum.iter().map(values).collect::<Vec<_>>())).unwrap();
+            assert!(sums.iter().all(|sum| *sum == expected), "round {round}");
+        }
+    }
+
+    #[test]
+    fn two_gpus_make_what_one_makes() {
+        let Some(devices) = gpus() else { return };
+        let whole = |devices: &[Device], recipe: &Recipe| {
+            let scratch = TempDir::new().unwrap();
+            let (trained, losses) = on_devices(devices, recipe, scratch.path(), usize::MAX);
+            (trained.unwrap(), losses)
+        };
+        let ((one, losses), (two, their_losses)) = (whole(&devices[..1], &recipe()), whole(&devices, &recipe()));
+        assert!(losses.iter().zip(&their_losses).all(|(a, b)| (a - b).abs() < 1e-4), "{losses:?} {their_losses:?}");
+        let far = apart(&one.model, &two.model);
+        assert!(far < 1e-4, "{far:.1e}");
+        let scratch = TempDir::new().unwrap();
+        assert!(on_devices(&devices, &recipe(), scratch.path(), 5).0.is_err());
+        let resumed = on_devices(&devices, &recipe(), scratch.path(), usize::MAX).0.unwrap();
+        assert!(bytes(&resumed) == bytes(&two), "a stopped training ends in other bytes");
+        let elsewhere = on_devices(&[Device::Cpu], &recipe(), scratch.path(), usize::MAX).0.unwrap();
+        assert!(bytes(&elsewhere) == bytes(&two), "a finished one is only read");
+
+        let ranks = Recipe { epochs: 1, ..ranks(2) };
+        let far = apart(&whole(&devices, &ranks).0.model, &whole(&devices[..1], &ranks).0.model);
+        assert!(far < 1e-4, "ranks: {far:.1e}");
+    }
 }

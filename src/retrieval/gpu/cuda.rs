@@ -10,7 +10,7 @@ use super::{Batch, Card, Found, LANES, Places, Ranks, STRIP, Scan, Source, Sums,
 use crate::device::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 use crate::device::cuda::{CudaDevice, LaunchConfig, Program, PushKernelArg, WrapErr};
 use crate::error::{Error, Result as Opened};
-use crate::retrieval::Refusal;
+use crate::retrieval::{Labels, Refusal};
 use std::ops::Range;
 
 const SCAN: Program = Program::new("scan", &[include_str!("scan.cu")]);
@@ -252,7 +252,7 @@ impl Database {
         assert!(batch.is_ternary() || !source.is_ternary(), "half bits where a sign may be zero");
         assert!(batch.len() <= QUERIES, "queries of one launch");
         assert_eq!(self.parts.last().map_or(0, |part| part.end), source.len(), "the database that was loaded");
-        let classes = source.labels.map_or(0, |labels| labels.classes());
+        let classes = source.labels.map_or(0, Labels::classes);
         assert!(batch.classes.iter().all(|&class| (class as usize) < classes), "classes of the database");
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn asked_for(cards: &[Card], asked: &Gpus, absent: Option<&str>) -> R
         cards => format!("the GPUs here, by number: {}", listed(cards.iter().map(|card| &card.number))),
     };
     let error = Error::resources(message).at(Place::Argument("--gpus".into())).note(there);
-    let error = absent.into_iter().fold(error, |error, absent| error.note(absent));
+    let error = absent.into_iter().fold(error, Error::note);
     Err(error.hint(format!("`nvidia-smi` shows what the driver sees; {VISIBLE} hides cards from every program")))
 }
 

@@ -37,7 +37,7 @@ impl Slots {
         let error = Error::resources(format!("`{task}` can never run on this machine"));
         // Asking for it may load the driver.
         let absent = if need.gpus > 0 { self.machine.absent() } else { None };
-        let error = absent.into_iter().fold(error, |error, absent| error.note(absent));
+        let error = absent.into_iter().fold(error, Error::note);
         Err(too_much.into_iter().fold(error, |error, (note, hint)| error.note(note).hint(hint)))
     }
 

@@ -177,7 +177,7 @@ static void drain_all(int ordinal, bool only_blocking) {
 }
 struct OwnStreams { std::map<int, Stream *> of; };
 static thread_local OwnStreams own;      // the per-thread default streams
-Stream *stream_of(void *handle, int *error) {
+Stream *stream_of(void *handle, int *error, bool launch) {
     *error = OK;
     if (!bound) { *error = INVALID_CONTEXT; return nullptr; }
     uintptr_t h = uintptr_t(handle);
@@ -189,21 +189,26 @@ Stream *stream_of(void *handle, int *error) {
         return s;
     }
     if (!streams.count((Stream *)handle)) { *error = INVALID_HANDLE; say("a stream was used that is not alive"); return nullptr; }
-    if (((Stream *)handle)->device != bound->ordinal) { *error = INVALID_HANDLE; say("a stream of device %d was used in the context of device %d", ((Stream *)handle)->device, bound->ordinal); return nullptr; }
+    // Copies, waits and frees work on any device's stream, launches on the current one's.
+    if (launch && ((Stream *)handle)->device != bound->ordinal) { *error = INVALID_HANDLE; say("a stream of device %d was used in the context of device %d", ((Stream *)handle)->device, bound->ordinal); return nullptr; }
     return (Stream *)handle;
 }
-int submit(void *handle, void (*work)(void *), void (*drop)(void *), void *data) {
-    int error; Stream *s = stream_of(handle, &error);
+int submit(void *handle, void (*work)(void *), void (*drop)(void *), void *data, bool launch) {
+    int error; Stream *s = stream_of(handle, &error, launch);
     if (!error && bound->sticky) error = bound->sticky;
     if (error) { if (drop) drop(data); return error; }
-    if (!lazy()) { work(data); if (drop) drop(data); return OK; }
+    if (!lazy()) {
+        Device *was = bound; bound = device(s->device);
+        work(data); if (drop) drop(data);
+        bound = was; return OK;
+    }
     std::lock_guard<std::recursive_mutex> g(queue_lock);
-    s->ops.push_back({work, drop, data, bound->ordinal}); s->queued++;
+    s->ops.push_back({work, drop, data, s->device}); s->queued++;
     // The legacy stream waits for the blocking ones and they for it: done at once, that order holds.
     if (s == &bound->legacy) { drain_all(bound->ordinal, true); drain(s, s->queued); }
     return OK;
 }
-EXPORT int emu_submit(void *stream, void (*work)(void *), void (*drop)(void *), void *data) { return submit(stream, work, drop, data); }
+EXPORT int emu_submit(void *stream, void (*work)(void *), void (*drop)(void *), void *data) { return submit(stream, work, drop, data, true); }
 EXPORT int cuStreamCreateWithPriority(void **out, unsigned flags, int) {
     if (!bound) return INVALID_CONTEXT;
     if (!out) return INVALID_VALUE;
@@ -233,14 +238,14 @@ EXPORT int cuStreamGetCtx(void *, void **ctx) { if (ctx) *ctx = bound; return OK
 EXPORT int cuLaunchHostFunc(void *stream, void (*f)(void *), void *data) { return submit(stream, f, nullptr, data); }
 
 // ---- events ----
-struct Event { Stream *stream = nullptr; uint64_t at = 0; double ms = 0; bool timing = true, recorded = false; };
+struct Event { int device = 0; Stream *stream = nullptr; uint64_t at = 0; double ms = 0; bool timing = true, recorded = false; };
 static std::set<Event *> events;
 static double now() { timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return double(t.tv_sec) * 1e3 + double(t.tv_nsec) * 1e-6; }
 static bool alive(Event *e) { return events.count(e) != 0; }
 EXPORT int cuEventCreate(void **out, unsigned flags) {
     if (!bound) return INVALID_CONTEXT;
     std::lock_guard<std::recursive_mutex> g(queue_lock);
-    Event *e = new Event; e->timing = (flags & 2) == 0; events.insert(e); *out = e; return OK;
+    Event *e = new Event; e->device = bound->ordinal; e->timing = (flags & 2) == 0; events.insert(e); *out = e; return OK;
 }
 EXPORT int cuEventDestroy_v2(void *h) {
     std::lock_guard<std::recursive_mutex> g(queue_lock);
@@ -251,6 +256,7 @@ EXPORT int cuEventRecord(void *h, void *stream) {
     int error; Stream *s = stream_of(stream, &error); if (error) return error;
     std::lock_guard<std::recursive_mutex> g(queue_lock);
     Event *e = (Event *)h; if (!alive(e)) return INVALID_HANDLE;
+    if (e->device != s->device) { say("an event of device %d was recorded on a stream of device %d", e->device, s->device); return INVALID_HANDLE; }
     e->stream = s; e->at = s->queued; e->ms = now(); e->recorded = true; return bound->sticky;
 }
 EXPORT int cuEventSynchronize(void *h) {
@@ -285,10 +291,11 @@ EXPORT int cuMemAlloc_v2(uintptr_t *out, size_t bytes) {
     return allocate(bound, bytes, out);
 }
 EXPORT int cuMemAllocAsync(uintptr_t *out, size_t bytes, void *stream) {
-    int error; stream_of(stream, &error); if (error) return error;
+    int error; Stream *s = stream_of(stream, &error); if (error) return error;
     if (bound->sticky) return bound->sticky;
-    int e = allocate(bound, bytes, out);
-    if (e == OUT_OF_MEMORY && lazy()) { drain_all(bound->ordinal, false); e = allocate(bound, bytes, out); }
+    Device *of = device(s->device);
+    int e = allocate(of, bytes, out);
+    if (e == OUT_OF_MEMORY && lazy()) { drain_all(of->ordinal, false); e = allocate(of, bytes, out); }
     return e;
 }
 EXPORT int cuMemFree_v2(uintptr_t at) { if (bound) drain_all(bound->ordinal, false); return release(at, "cuMemFree"); }
@@ -408,7 +415,7 @@ EXPORT int cuOccupancyMaxPotentialBlockSize(int *g, int *b, void *f, size_t (*d)
 
 static int refuse(const EmuKernel *k, int code, const std::string &why) { say("launch of %s refused: %s", k->name, why.c_str()); return code; }
 EXPORT int cuLaunchKernel(void *fh, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned dynamic, void *stream, void **params, void **extra) {
-    int error; stream_of(stream, &error); if (error) return error;
+    int error; stream_of(stream, &error, true); if (error) return error;
     if (bound->sticky) return bound->sticky;
     Function *f = (Function *)fh; if (!f) return INVALID_HANDLE;
     const EmuKernel *k = f->kernel;
@@ -429,6 +436,6 @@ EXPORT int cuLaunchKernel(void *fh, unsigned gx, unsigned gy, unsigned gz, unsig
         l->params.push_back(l->bytes.data() + at);
         at += k->params[i].size;
     }
-    return submit(stream, [](void *p) { run_launch((Launch *)p, current()); }, [](void *p) { delete (Launch *)p; }, l);
+    return submit(stream, [](void *p) { run_launch((Launch *)p, current()); }, [](void *p) { delete (Launch *)p; }, l, true);
 }
 EXPORT int cuGetProcAddress_v2(const char *, void **out, int, uint64_t, int *) { emu_missing("cuGetProcAddress"); if (out) *out = nullptr; return NOT_SUPPORTED; }

@@ -59,8 +59,8 @@ struct Function { Module *module; const EmuKernel *kernel; unsigned dynamic_limi
 // driver.cpp
 Device *device(int ordinal);
 Device *current();
-Stream *stream_of(void *handle, int *error);
-int submit(void *stream, void (*work)(void *), void (*drop)(void *), void *data);
+Stream *stream_of(void *handle, int *error, bool launch = false);
+int submit(void *stream, void (*work)(void *), void (*drop)(void *), void *data, bool launch = false);
 long setting(const char *name, long otherwise);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
