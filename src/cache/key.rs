@@ -105,7 +105,7 @@ pub fn with_left_out(lines: &[Line]) -> Vec<Line> {
 /// The lines that a key of these lines leaves out.
 pub fn left_out(lines: &[Line]) -> Vec<Line> {
     let kind = lines.iter().find(|line| line.name == "kind");
-    let late = kind.and_then(|kind| stage::find(&kind.value)).and_then(|kind| kind.late());
+    let late = kind.and_then(|kind| stage::find(&kind.value)).and_then(stage::Kind::late);
     let mut found = vec![];
     if let Some(late) = late {
         missing(&mut PARAMS.into(), late, lines, &mut found);

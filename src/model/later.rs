@@ -64,9 +64,11 @@ impl<K, T: Plain> Later<K, T> {
     /// That of a GPU's earlier work.
     pub(super) fn wait(&mut self) -> Result<Option<(K, Vec<T>)>> {
         let Some((key, numbers)) = self.waiting.pop_front() else { return Ok(None) };
+        #[cfg(not(feature = "cuda"))]
+        let Numbers::Here(numbers) = numbers;
+        #[cfg(feature = "cuda")]
         let numbers = match numbers {
             Numbers::Here(numbers) => numbers,
-            #[cfg(feature = "cuda")]
             Numbers::Coming(coming) => self.downloads.finish(coming)?,
         };
         Ok(Some((key, numbers)))

@@ -67,7 +67,7 @@ pub(super) mod tests {
         let kinds = [0.0, -0.0, f32::MIN_POSITIVE / 2.0, -f32::INFINITY, f32::INFINITY];
         let numbers: Vec<f32> = (0..images * bits)
             .map(|i| match draw.below(40) {
-                0 if i / bits % 3 == 0 => f32::NAN,
+                0 if (i / bits).is_multiple_of(3) => f32::NAN,
                 kind if kind < kinds.len() => kinds[kind],
                 _ => draw.range(-1.0, 1.0) as f32,
             })

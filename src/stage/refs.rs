@@ -32,23 +32,21 @@ impl Refs {
 /// The order of points by their values, axis by axis: numbers by size, before texts by letters. So it does not depend on
 /// how the sweep is written.
 fn by_values(a: &str, b: &str) -> Ordering {
-    let part = |part: &str| {
-        let (axis, value) = part.split_once('=').unwrap_or((part, ""));
-        (axis.to_string(), value.parse::<f64>().ok().filter(|number| !number.is_nan()), value.to_string())
+    let first = a.split(',').zip(b.split(',')).map(|(a, b)| by_value(a, b)).find(|order| order.is_ne());
+    first.unwrap_or_else(|| a.split(',').count().cmp(&b.split(',').count()))
+}
+
+/// The order of two `axis=value`.
+fn by_value(a: &str, b: &str) -> Ordering {
+    let [(a_axis, a), (b_axis, b)] = [a, b].map(|part| part.split_once('=').unwrap_or((part, "")));
+    let number = |value: &str| value.parse::<f64>().ok().filter(|number| !number.is_nan());
+    let numbers = match (number(a), number(b)) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
     };
-    let parts = |text: &str| text.split(',').map(part).collect::<Vec<_>>();
-    let compare = |(a, b): (&(String, Option<f64>, String), &(String, Option<f64>, String))| {
-        let numbers = match (a.1, b.1) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => Ordering::Equal,
-        };
-        a.0.cmp(&b.0).then(numbers).then_with(|| a.2.cmp(&b.2))
-    };
-    let (left, right) = (parts(a), parts(b));
-    let first = left.iter().zip(&right).map(compare).find(|order| order.is_ne());
-    first.unwrap_or_else(|| left.len().cmp(&right.len()))
+    a_axis.cmp(b_axis).then(numbers).then_with(|| a.cmp(b))
 }
 
 impl Serialize for Refs {

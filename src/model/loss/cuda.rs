@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "launches kernels; their safe twin is `pairs::likelihood`")]
 
 use super::labels::LabelSets;
-use super::pairs::{Known, Value};
+use super::pairs::Known;
 use crate::device::cuda::cudarc::driver::{CudaSlice, CudaView};
 use crate::device::cuda::{CudaDevice, CudaFunc, CudaStorage, LaunchConfig, Program, PushKernelArg, WrapErr};
 use crate::device::pinned::Uploads;
@@ -111,7 +111,7 @@ impl OnGpu {
         let (loss, gradient) = self.likelihood(&queries, &bank, width, batch, factor)?;
         let gradient = of_storage(gradient, &self.device, batch.logits.dims());
         let loss = of_storage(loss, &self.device, &[]);
-        batch.logits.apply_op1(Known { loss: Value::Tensor(loss), gradient })
+        batch.logits.apply_op1(Known::on_gpu(loss, gradient))
     }
 
     /// `tanh(scale * logits)`

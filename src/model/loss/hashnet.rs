@@ -1,7 +1,7 @@
 //! HashNet's loss (Cao et al. 2017, "HashNet: Deep Learning to Hash by Continuation", eq. 4), as its ports compute it.
 
 use super::labels::LabelSets;
-use super::pairs::{Known, Likelihood, Side, Value, likelihood};
+use super::pairs::{Known, Likelihood, Side, likelihood};
 use super::{BuildLoss, Loss, Sizes, Step};
 use crate::error::{Error, Result};
 use crate::kernel::host;
@@ -171,7 +171,7 @@ impl Loss for State {
             *g *= scale * (1.0 - u * u);
         }
         let gradient = Tensor::from_vec(gradient, logits.shape(), &Device::Cpu)?;
-        logits.apply_op1(Known { loss: Value::Number(loss), gradient })
+        logits.apply_op1(Known::new(loss, gradient))
     }
 
     fn scale(&self, epoch: usize) -> f64 {

@@ -120,16 +120,28 @@ fn pair_losses(products: &mut [f32], similar: impl Iterator<Item = bool>, weight
 
 /// A number with a known gradient, as an operation: the scalar `loss`, whose gradient by the argument is `gradient`.
 pub(super) struct Known {
-    pub(super) loss: Value,
-    pub(super) gradient: Tensor,
+    loss: f64,
+    /// The loss, if it was computed on a GPU: nobody has waited for it.
+    #[cfg(feature = "cuda")]
+    there: Option<Tensor>,
+    gradient: Tensor,
 }
 
-/// A loss, where it was computed.
-pub(super) enum Value {
-    Number(f64),
-    /// A scalar on a GPU, which nobody has waited for.
+impl Known {
+    pub(super) fn new(loss: f64, gradient: Tensor) -> Self {
+        Self {
+            loss,
+            #[cfg(feature = "cuda")]
+            there: None,
+            gradient,
+        }
+    }
+
+    /// The same of a loss that is on a GPU, as a scalar; so is the gradient, and so will be the argument.
     #[cfg(feature = "cuda")]
-    Tensor(Tensor),
+    pub(super) fn on_gpu(loss: Tensor, gradient: Tensor) -> Self {
+        Self { there: Some(loss), ..Self::new(f64::NAN, gradient) }
+    }
 }
 
 impl CustomOp1 for Known {
@@ -138,21 +150,16 @@ impl CustomOp1 for Known {
     }
 
     fn cpu_fwd(&self, argument: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let loss = match self.loss {
-            Value::Number(loss) => loss,
-            #[cfg(feature = "cuda")]
-            Value::Tensor(_) => candle_core::bail!("a loss on a GPU of logits on the CPU"),
-        };
         let loss = match argument {
-            CpuStorage::F64(_) => CpuStorage::F64(vec![loss]),
-            _ => CpuStorage::F32(vec![loss as f32]),
+            CpuStorage::F64(_) => CpuStorage::F64(vec![self.loss]),
+            _ => CpuStorage::F32(vec![self.loss as f32]),
         };
         Ok((loss, Shape::from(())))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, _: &candle_core::CudaStorage, _: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
-        let Value::Tensor(loss) = &self.loss else { candle_core::bail!("a loss on the CPU of logits on a GPU") };
+        let Some(loss) = &self.there else { candle_core::bail!("a loss on the CPU of logits on a GPU") };
         Ok((super::cuda::copied(loss)?, Shape::from(())))
     }
 
