@@ -81,7 +81,10 @@ impl Team {
         if self.by_ranks && self.crew.len() > 1 {
             // A bank on a device goes where its thread is. That one is gone already is no harm.
             let turns = self.losses_by_replica();
-            let _ = self.crew.each(turns, |_, losses| Ok(drop(losses)));
+            let _ = self.crew.each(turns, |_, losses| {
+                drop(losses);
+                Ok(())
+            });
         }
         self.crew.into_model()
     }
