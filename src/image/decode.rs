@@ -75,9 +75,26 @@ pub(super) fn decode_part(bytes: &[u8], part: &mut dyn FnMut(usize, usize) -> Wi
     {
         return decode_indexed(&indexed);
     }
-    // Libraries of others fail on some damage with a panic, as `png` does on a palette that is no whole number of colours.
+    if format == ImageFormat::Png && has_torn_palette(bytes) {
+        return Err(DecodeError("the PNG is damaged: its palette ends within a colour".into()));
+    }
+    // Libraries of others may fail on some damage with a panic.
     let decoded = std::panic::catch_unwind(|| decode_other(bytes, format));
     decoded.map_err(|_| DecodeError("the image is damaged".into()))?.map_err(|e| DecodeError(e.to_string()))?
+}
+
+/// Whether a PNG's palette is no whole number of colours: the library that reads it fails with a panic then.
+fn has_torn_palette(png: &[u8]) -> bool {
+    let mut chunks = png.get(8..).unwrap_or_default();
+    while let Some(([a, b, c, d, kind @ ..], _)) = chunks.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        match kind {
+            b"PLTE" => return !length.is_multiple_of(3),
+            b"IDAT" => return false,
+            _ => chunks = chunks.get(length.saturating_add(12)..).unwrap_or_default(),
+        }
+    }
+    false
 }
 
 /// Decodes a TIFF of palette indices.
@@ -264,6 +281,7 @@ mod tests {
     #[test]
     fn a_torn_palette_is_damage_and_no_panic() {
         let torn = include_bytes!("../../tests/golden/torn_palette.png");
-        assert_eq!(decode(torn).err(), Some(DecodeError("the image is damaged".into())));
+        let error = decode(torn).err().expect("it is refused");
+        assert!(error.0.contains("palette ends within a colour"), "{error}");
     }
 }
