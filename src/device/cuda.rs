@@ -164,10 +164,13 @@ impl CudaFunc {
     }
 }
 
+/// What there is by name for each of something.
+type Named<K, V> = LazyLock<Mutex<HashMap<(K, &'static str), V>>>;
+
 /// The compiled programs of this process, by architecture.
-static COMPILED: LazyLock<Mutex<HashMap<((i32, i32), &'static str), Ptx>>> = LazyLock::new(Mutex::default);
+static COMPILED: Named<(i32, i32), Ptx> = LazyLock::new(Mutex::default);
 /// Those that lie on a device. They are never unloaded: a process has one device for all its life.
-static LOADED: LazyLock<Mutex<HashMap<(DeviceId, &'static str), Arc<CudaModule>>>> = LazyLock::new(Mutex::default);
+static LOADED: Named<DeviceId, Arc<CudaModule>> = LazyLock::new(Mutex::default);
 
 impl Program {
     /// `name` stands for it in messages, and must be its own.
