@@ -74,6 +74,15 @@ impl Need {
         Ok(Self { cpus: wants.cpus.map(usize::from), memory, gpus, gpu_memory, alone: false })
     }
 
+    /// Refuses more GPUs than its stage can use: those would stand idle.
+    pub(super) fn check_gpus(&self, task: &str, most: usize) -> Result<()> {
+        if self.gpus <= most {
+            return Ok(());
+        }
+        Err(Error::resources(format!("`{task}` is to have {} GPUs, and can use {most}", self.gpus))
+            .hint(format!("say `gpus = {most}` in `[resources]`; a `train` stage can use several")))
+    }
+
     /// The least number of threads it can start with.
     pub fn threads(&self) -> usize {
         self.cpus.unwrap_or(1)
@@ -151,6 +160,11 @@ mod tests {
         let error = Need::of("train.a", &said, Gpu::NotBuilt, None, &machine(2)).unwrap_err();
         assert_eq!(error.kind().exit_code(), 6);
         assert!(error.render("error").contains("built without CUDA"));
+        let need = Need::of("encode.a", &said, Gpu::Faster, None, &machine(2)).unwrap();
+        assert!(need.check_gpus("encode.a", 2).is_ok());
+        let error = need.check_gpus("encode.a", 1).unwrap_err();
+        assert_eq!(error.kind().exit_code(), 6);
+        assert!(error.render("error").contains("`gpus = 1`"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub fn use_of_gpu(task: &Task) -> Gpu {
 /// what a sweep changes.
 ///
 /// # Errors
-/// If GPUs are demanded for a stage that cannot use them.
+/// If GPUs are demanded for a stage that cannot use them, or not so many.
 pub fn need(plan: &Plan, task: &Task, known: &Known, machine: &Machine) -> Result<Need> {
     need_by(plan, task, known, machine, None)
 }
@@ -45,6 +45,7 @@ pub(super) fn need_by(
         _ => None,
     };
     let mut need = Need::of(&task.name, &task.wants, use_of_gpu(task), seen, machine)?;
+    need.check_gpus(&task.name, task.step.most_gpus())?;
     if !task.step.is_parallel() {
         need.cpus = need.cpus.or(Some(1));
     }

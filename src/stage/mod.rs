@@ -71,6 +71,11 @@ pub trait Stage: Send + Sync {
         false
     }
 
+    /// The most GPUs that it can use at once.
+    fn most_gpus(&self) -> usize {
+        if self.runs_a_program() { usize::MAX } else { 1 }
+    }
+
     /// Whether it runs a program of the user's: what that can do with threads and GPUs, only the user knows.
     fn runs_a_program(&self) -> bool {
         false

@@ -170,6 +170,10 @@ impl Stage for Train {
         Resources { gpu: true }
     }
 
+    fn most_gpus(&self) -> usize {
+        usize::MAX
+    }
+
     fn check(&self) -> Vec<(&'static str, Error)> {
         // Building them is cheap and asks every question that a training would ask later.
         let sizes = Sizes { images: 1, classes: 1, bits: self.bits };
