@@ -2,7 +2,7 @@
 //!
 //! The locks are the kernel's and end with the process that holds them; there is nothing to unlock by hand.
 
-use super::{Key, Store, Sync, write_aside_with};
+use super::{Key, Store};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
@@ -63,14 +63,17 @@ impl Store {
 
     /// Removes the lock's file and its note, once the work is done. The lock itself must be held.
     pub(super) fn remove_lock(&self, key: &Key) {
-        let _ = std::fs::remove_file(self.owner_path(key));
-        let _ = std::fs::remove_file(self.lock_path(key));
+        for path in [self.owner_path(key), self.owner_aside(key), self.lock_path(key)] {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
-    /// Tells who works on a key. Not being able to keeps nobody from working.
+    /// Tells who works on a key, which is whoever holds its lock. Not being able to keeps nobody from working.
     pub fn set_owner(&self, key: &Key, owner: &Owner) {
         let text = serde_json::to_vec(owner).expect("an owner is plain data");
-        let _ = write_aside_with(&self.owner_path(key), &text, Sync::No);
+        // One name, as one process writes it: what a killed one leaves of it goes with the next one's lock.
+        let aside = self.owner_aside(key);
+        let _ = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, self.owner_path(key)));
     }
 
     /// Who works on a key, or last did without finishing it.
@@ -84,6 +87,10 @@ impl Store {
 
     fn owner_path(&self, key: &Key) -> PathBuf {
         self.root.join("scratch").join(format!("{key}.owner"))
+    }
+
+    fn owner_aside(&self, key: &Key) -> PathBuf {
+        self.owner_path(key).with_extension("owner.new")
     }
 
     /// An empty folder to work in, gone when dropped. Its lock is held until then, so that no other process takes it
@@ -171,7 +178,10 @@ mod tests {
         assert!(!store.is_locked(&key));
         let held = store.try_lock(&key).unwrap();
         assert!(held.is_some() && store.try_lock(&key).unwrap().is_none() && store.is_locked(&key));
+        // A process was killed while it told who it was.
+        std::fs::write(store.owner_aside(&key), "{").unwrap();
         store.remove_lock(&key);
+        assert_eq!(std::fs::read_dir(store.root.join("scratch")).unwrap().count(), 0);
         // A lock on the removed file keeps nobody out, and is not mistaken for one that does.
         assert!(store.try_lock(&key).unwrap().is_some());
     }
