@@ -1,7 +1,7 @@
 //! The training: epochs of shuffled batches, a checkpoint after each, and the same bytes in the end however often it
 //! was stopped.
 
-use super::checkpoint::{self, Progress, Saved};
+use super::checkpoint::{self, Progress, Saved, named};
 use super::feed::{Feeds, Given};
 use super::finished::{self, Shorter};
 use super::later::Later;
@@ -11,7 +11,7 @@ use super::parameters::Init;
 use super::recipe::Recipe;
 use super::record::{Record, Tick};
 use super::selection::{self, Best, Selected, Selection};
-use super::team::{Now, Team, named, seed_of};
+use super::team::{Now, Team, seed_of};
 use super::tensor_file::TensorFile;
 use super::weights::load_pretrained;
 use crate::dataset::{Augment, Examples};
