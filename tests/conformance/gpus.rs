@@ -166,6 +166,13 @@ fn only_cards_that_cuda_may_see_are_used_in_that_order_and_by_uuid() {
     for (visible, more) in [("1", &[][..]), ("", &[]), ("-1,0,1", &[]), ("GPU-a,1", &[]), ("0,1", &["--gpus", "2,0"])] {
         let ended = machine.run_seeing(visible, more);
         assert_eq!(ended.code, 6, "{visible}: {}", said(&ended));
+        let named = ["", "-1,0,1", "GPU-a,1"].contains(&visible);
+        assert_eq!(
+            said(&ended).contains("driver shows 3 GPUs, but CUDA_VISIBLE_DEVICES is"),
+            named,
+            "{}",
+            said(&ended)
+        );
     }
     // By the driver's numbers among those that are left.
     machine.one("gpus = 1");
