@@ -227,3 +227,48 @@ const LIBRARIES: &[Library] = &[
     #[cfg(feature = "nccl")]
     library("libnccl.so", Some(2), "NCCL", Some("nvidia-nccl-cu13"), NCCL),
 ];
+
+#[cfg(test)]
+mod cuda_tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_missing_is_named_with_what_helps() {
+        let find = |name: &str| LIBRARIES.iter().find(|library| library.name == name).unwrap();
+        let missing = |names: &[&str]| {
+            let missing: Vec<_> = names.iter().map(|name| (find(name), format!("no {name}"))).collect();
+            told(&missing).render("error")
+        };
+        let all = missing(&["libcuda.so", "libcublas.so", "libcurand.so"]);
+        let cublas = format!("`libcublas.so.{}` (cuBLAS)", super::super::cuda::BUILT_WITH / 1000);
+        let pieces =
+            ["`libcuda.so.1` (NVIDIA's driver)", &cublas, "note: no libcurand.so\n", "the driver must be there"];
+        for piece in pieces.into_iter().chain(["pip install nvidia-cublas nvidia-curand`", "--gpus 0"]) {
+            assert!(all.contains(piece), "{piece}\n{all}");
+        }
+        assert!(!missing(&["libcuda.so"]).contains("pip install"));
+        assert!(!missing(&["libcublas.so"]).contains("driver"));
+    }
+
+    #[test]
+    fn a_library_is_found_where_a_wheel_has_it_and_refused_if_it_is_another() {
+        let packages = tempfile::tempdir().unwrap();
+        let lib = packages.path().join("nvidia/own/lib");
+        std::fs::create_dir_all(&lib).unwrap();
+        assert_eq!(wheels(packages.path()), std::slice::from_ref(&lib));
+        static NOWHERE: AtomicPtr<()> = AtomicPtr::new(called_too_early as *mut ());
+        let library = library("libhashpipe-own.so", Some(7), "made up", None, &[("no_such_function", &NOWHERE)]);
+        let why = library.load(&wheels(packages.path())).unwrap_err();
+        assert!(why.contains("libhashpipe-own.so.7"), "{why}");
+        std::fs::write(lib.join("libhashpipe-own.so.7"), "no library").unwrap();
+        let why = library.load(&wheels(packages.path())).unwrap_err();
+        assert!(why.contains("nvidia/own/lib/libhashpipe-own.so.7"), "{why}");
+        // Any library that is there.
+        let there = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let there = there.split_whitespace().find(|word| word.contains("/libc.so.6")).unwrap();
+        std::fs::remove_file(lib.join("libhashpipe-own.so.7")).unwrap();
+        std::os::unix::fs::symlink(there, lib.join("libhashpipe-own.so.7")).unwrap();
+        let why = library.load(&wheels(packages.path())).unwrap_err();
+        assert_eq!(why, "libhashpipe-own.so.7 is too old: it has no function `no_such_function`");
+    }
+}
