@@ -257,7 +257,8 @@ mod cuda_tests {
         std::fs::create_dir_all(&lib).unwrap();
         assert_eq!(wheels(packages.path()), std::slice::from_ref(&lib));
         static NOWHERE: AtomicPtr<()> = AtomicPtr::new(called_too_early as *mut ());
-        let library = library("libhashpipe-own.so", Some(7), "made up", None, &[("no_such_function", &NOWHERE)]);
+        static FUNCTIONS: [Function; 1] = [("no_such_function", &NOWHERE)];
+        let library = library("libhashpipe-own.so", Some(7), "made up", None, &FUNCTIONS);
         let why = library.load(&wheels(packages.path())).unwrap_err();
         assert!(why.contains("libhashpipe-own.so.7"), "{why}");
         std::fs::write(lib.join("libhashpipe-own.so.7"), "no library").unwrap();
