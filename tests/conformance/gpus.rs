@@ -268,8 +268,11 @@ fn share_a_card(driver: &dyn Fn(&Machine) -> String) {
 #[test]
 fn four_trainings_of_measured_memory_share_a_card() {
     share_a_card(&|machine| {
-        let process =
-            |bits| format!("process 0 @{} {}\n", machine.space.path(&format!("pid-{bits}")).display(), 5 * GIB);
+        // One that computes and draws is listed twice, and uses its memory once.
+        let process = |bits| {
+            let number = machine.space.path(&format!("pid-{bits}"));
+            ["process", "graphics"].map(|how| format!("{how} 0 @{} {}\n", number.display(), 5 * GIB)).concat()
+        };
         format!("{}{}", gpu("GPU-a", 24, 0), [16, 32, 48, 64].map(process).concat())
     });
 }
