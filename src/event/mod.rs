@@ -50,7 +50,11 @@ pub enum Event {
         key: String,
         reason: String,
         threads: usize,
+        /// The number of its GPU, or of its first one.
         gpu: Option<usize>,
+        /// The numbers of all its GPUs, if they are several.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gpus: Vec<usize>,
         /// Seconds between having all it needs and having a slot.
         #[serde(default)]
         waited: f64,
