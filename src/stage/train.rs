@@ -170,6 +170,10 @@ impl Stage for Train {
         Resources { gpu: true }
     }
 
+    fn follows_threads(&self) -> bool {
+        true
+    }
+
     fn most_gpus(&self) -> usize {
         usize::MAX
     }
