@@ -356,7 +356,7 @@ for what in search evaluate; do
 done
 
 # ---- PyTorch ----
-torch=$(timeout 60 "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() or '$tiny' else "")' 2>/dev/null)
+torch=$([ "$(left)" -lt 10 ] || timeout 60 "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() or '$tiny' else "")' 2>/dev/null)
 if [ -z "$torch" ]; then row PyTorch skipped "\`$python\` has no PyTorch that sees a GPU"
 elif [ ! -f benches/gpu/network.py ]; then row PyTorch skipped "no benches/gpu/network.py"
 else
