@@ -187,7 +187,7 @@ mod cuda_tests {
 
     #[test]
     fn a_training_on_bytes_ends_as_one_on_numbers_and_tells_where_it_diverges() {
-        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let Some(gpu @ Device::Cuda(_)) = crate::device::for_test(0) else { return };
         let (_folder, images) = prepared(40, true);
         let (_folder, partly) = prepared(40, false);
         assert!(images.raw().unwrap().prepared_sizes().is_some() && partly.raw().unwrap().prepared_sizes().is_none());
