@@ -6,6 +6,9 @@ pub(crate) mod cuda;
 pub(crate) mod nccl;
 #[cfg(feature = "cuda")]
 pub(crate) mod pinned;
+mod room;
+
+pub use room::give;
 
 use crate::error::Result;
 use candle_core::Device;
@@ -33,6 +36,16 @@ fn open_gpu(slot: usize) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn open_gpu(_: usize) -> Result<Device> {
     Err(crate::error::Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
+}
+
+/// Whether it is a GPU of which this process was given a part.
+pub(crate) fn is_shared(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return room::given(gpu.cuda_stream().context().ordinal()).is_some();
+    }
+    let _ = device;
+    false
 }
 
 /// Makes a GPU the one that this thread speaks to. Most calls do so themselves, but memory is freed without.
