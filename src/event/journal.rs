@@ -102,7 +102,7 @@ mod tests {
 
     fn start(task: &str) -> Event {
         let (task, key, reason) = (task.to_string(), String::new(), String::new());
-        Event::Start { task, key, reason, threads: 1, gpu: None, waited: 0.0, expected: None }
+        Event::Start { task, key, reason, threads: 1, gpu: None, gpus: vec![], waited: 0.0, expected: None }
     }
 
     #[test]

@@ -50,7 +50,11 @@ pub enum Event {
         key: String,
         reason: String,
         threads: usize,
+        /// The first of its GPUs, by number.
         gpu: Option<usize>,
+        /// All of them.
+        #[serde(default)]
+        gpus: Vec<usize>,
         /// Seconds between having all it needs and having a slot.
         #[serde(default)]
         waited: f64,

@@ -133,7 +133,7 @@ mod tests {
 
     fn start(task: &str, expected: Option<f64>) -> Event {
         let (task, key, reason) = (task.to_string(), String::new(), String::new());
-        Event::Start { task, key, reason, threads: 1, gpu: None, waited: 0.0, expected }
+        Event::Start { task, key, reason, threads: 1, gpu: None, gpus: vec![], waited: 0.0, expected }
     }
 
     #[test]

@@ -151,8 +151,12 @@ fn lines(event: &Event) -> Vec<String> {
         }
         Event::Reading { read, total } => vec![format!("reading inputs: {} of {}", size(*read), size(*total))],
         Event::Cached { task, key, .. } => vec![head("cached", task, short(key))],
-        Event::Start { task, reason, threads, gpu, .. } => {
-            let on = gpu.map_or(plural(*threads, "thread"), |slot| format!("gpu {slot}"));
+        Event::Start { task, reason, threads, gpu, gpus, .. } => {
+            let on = match (&gpus[..], gpu) {
+                ([], None) => plural(*threads, "thread"),
+                ([], Some(gpu)) | ([gpu], _) => format!("gpu {gpu}"),
+                (gpus, _) => format!("gpus {}", gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            };
             vec![head("start", task, &format!("{on}; {reason}"))]
         }
         Event::Progress { task, done, total, note } => {
@@ -222,7 +226,7 @@ mod tests {
 
     fn start(task: &str) -> Event {
         let (task, key, reason) = (task.to_string(), "8b".to_string(), "never run before".to_string());
-        Event::Start { task, key, reason, threads: 1, gpu: None, waited: 0.0, expected: None }
+        Event::Start { task, key, reason, threads: 1, gpu: None, gpus: vec![], waited: 0.0, expected: None }
     }
 
     fn done(task: &str) -> Event {

@@ -31,7 +31,7 @@ struct Going {
     task: String,
     from: f64,
     cpus: Vec<usize>,
-    gpu: Option<usize>,
+    gpus: Vec<usize>,
     arguments: Value,
 }
 
@@ -75,13 +75,15 @@ struct Maker {
 impl Maker {
     fn hear(&mut self, line: &Line) {
         match &line.event {
-            Event::Start { task, threads, gpu, waited, reason, key, .. } => {
+            Event::Start { task, threads, gpu, gpus, waited, reason, key, .. } => {
                 if *waited > 0.0 {
                     self.waiting(line.span, task, line.ts - waited, line.ts);
                 }
                 let cpus = self.take(*threads);
-                let arguments = json!({ "key": key, "reason": reason, "threads": threads, "gpu": gpu });
-                self.going.insert(line.span, Going { task: task.clone(), from: line.ts, cpus, gpu: *gpu, arguments });
+                // Runs of before told only the first.
+                let gpus = if gpus.is_empty() { gpu.iter().copied().collect() } else { gpus.clone() };
+                let arguments = json!({ "key": key, "reason": reason, "threads": threads, "gpus": gpus });
+                self.going.insert(line.span, Going { task: task.clone(), from: line.ts, cpus, gpus, arguments });
             }
             Event::Done { .. } => self.end(line.span, line.ts, "done"),
             Event::Failed { .. } => self.end(line.span, line.ts, "failed"),
@@ -118,8 +120,8 @@ impl Maker {
             self.busy[*row] = false;
             self.slice(Group::Cpus, *row, &going.task, going.from, at, &going.arguments);
         }
-        if let Some(gpu) = going.gpu {
-            self.slice(Group::Gpus, gpu, &going.task, going.from, at, &going.arguments);
+        for gpu in &going.gpus {
+            self.slice(Group::Gpus, *gpu, &going.task, going.from, at, &going.arguments);
         }
     }
 
@@ -157,7 +159,11 @@ mod tests {
 
     fn start(ts: f64, span: u64, threads: usize) -> Line {
         let (task, key, reason) = (format!("t{span}"), String::new(), String::new());
-        line(ts, span, Event::Start { task, key, reason, threads, gpu: None, waited: 0.5, expected: None })
+        line(
+            ts,
+            span,
+            Event::Start { task, key, reason, threads, gpu: None, gpus: vec![], waited: 0.5, expected: None },
+        )
     }
 
     #[test]

@@ -504,6 +504,7 @@ impl Run<'_> {
             reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
             gpu: share.cards().first().copied(),
+            gpus: share.cards(),
             waited: waiting.since.elapsed().as_secs_f64(),
             expected: self.expected[id.0],
         });
