@@ -11,7 +11,6 @@
 
 mod bf16;
 mod conv;
-mod conv_pairs;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dropout;

@@ -1,6 +1,6 @@
 //! Max pooling of any window and stride, without padding, of maps `[height, width, channels]`.
 //!
-//! It is part of a convolution's operation (`conv.rs`), which pools each image while it is in the cache. candle has no
+//! It is part of a convolution's operation (`conv/`), which pools each image while it is in the cache. candle has no
 //! gradient where window and stride differ.
 
 use super::simd::{Simd, Task, dispatch};

@@ -179,6 +179,11 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
+/// Tensors with their part of a checkpoint in front of their names.
+pub(super) fn named(prefix: &str, tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

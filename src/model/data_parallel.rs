@@ -1,5 +1,6 @@
 //! How a training is divided among several devices.
 
+use super::loss::part::Bank;
 use crate::choices;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,13 +13,20 @@ pub trait Divide {
 
     /// What the learning rate is multiplied by, for batches of this size.
     fn rate(&self, batch: usize) -> f64;
+
+    /// Where the loss keeps what it saw of other images, if it is one for all devices.
+    fn bank(&self) -> Bank;
 }
 
 /// One training, whatever it runs on: every batch is cut into equal shares, one for each device, and the loss is that of
 /// the whole batch. More devices change the last bits of sums, and nothing else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Synchronous {}
+pub struct Synchronous {
+    /// Where the loss keeps the codes of all training images.
+    #[serde(default, skip_serializing_if = "Bank::is_first")]
+    bank: Bank,
+}
 
 impl Divide for Synchronous {
     fn ranks(&self) -> Option<usize> {
@@ -27,6 +35,10 @@ impl Divide for Synchronous {
 
     fn rate(&self, _batch: usize) -> f64 {
         1.0
+    }
+
+    fn bank(&self) -> Bank {
+        self.bank
     }
 }
 
@@ -56,6 +68,10 @@ impl Divide for Reference {
     fn rate(&self, batch: usize) -> f64 {
         if self.scale_lr { (batch * self.ranks.max(1)) as f64 / 64.0 } else { 1.0 }
     }
+
+    fn bank(&self) -> Bank {
+        Bank::First
+    }
 }
 
 choices! {
@@ -68,13 +84,13 @@ choices! {
 
 impl Default for DataParallel {
     fn default() -> Self {
-        Self::Synchronous(Synchronous {})
+        Self::Synchronous(Synchronous::default())
     }
 }
 
 impl DataParallel {
     /// Whether it is what a training is that says nothing of it: then it is in no key.
     pub fn is_default(&self) -> bool {
-        matches!(self, Self::Synchronous(_))
+        matches!(self, Self::Synchronous(division) if *division == Synchronous::default())
     }
 }

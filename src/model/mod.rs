@@ -10,6 +10,7 @@ mod encode;
 mod exchange;
 mod feed;
 mod finished;
+mod judges;
 mod later;
 mod layers;
 pub mod loss;

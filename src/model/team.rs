@@ -1,20 +1,22 @@
 //! What takes the steps of a training: replicas on devices, a loss, and the exchange of gradients between them.
 //!
-//! *Synchronous.* A batch is cut into a share for each replica; their logits come together, the loss judges them once,
-//! with its bank as if there were one replica, and each replica gets its part of the loss's gradient. As the loss is the
-//! mean over the whole batch, gradients of shares are added up, with no weights. Logits and losses are the same to the
-//! bit on any number of replicas of a kind; gradients of weights are sums over images that are cut at the borders of
-//! shares, so they differ in their last bits. The same number of replicas gives the same bits in every run.
+//! *Synchronous.* A batch is cut into a share for each replica; their logits come together, the loss judges them as if
+//! there were one replica, and each replica gets its part of the loss's gradient. As the loss is the mean over the whole
+//! batch, gradients of shares are added up, with no weights. Logits and, where the bank is on one device, losses are the
+//! same to the bit on any number of replicas of a kind; gradients of weights are sums over images that are cut at the
+//! borders of shares, so they differ in their last bits. The same number of replicas gives the same bits in every run.
 //!
 //! *Ranks.* Each rank has its own batch and its own loss; a replica takes its ranks in turn.
 
+use super::checkpoint::named;
 use super::crew::Crew;
 use super::exchange::{self, Exchange};
 use super::feed::{Given, bound};
+use super::judges::{Judges, Made, Said};
 use super::loss::{Loss, Sizes, Step};
 use super::net::HashModel;
 use super::recipe::Recipe;
-use super::replica::{Draw, Replica, Share, Verdict, judge, labels};
+use super::replica::{Draw, Replica, Share, judge, labels};
 use super::tensor_error;
 use super::tensor_file::write_numbers;
 use crate::dataset::Examples;
@@ -22,13 +24,11 @@ use crate::error::{Error, Kind, Result};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
-/// Replicas with the same weights, and a loss for each rank: one if the training is synchronous.
+/// Replicas with the same weights, and who judges what they make.
 pub(super) struct Team {
     crew: Crew,
     exchange: Box<dyn Exchange>,
-    losses: Vec<Box<dyn Loss>>,
-    /// Whether ranks have batches of their own.
-    by_ranks: bool,
+    judges: Judges,
     seed: u64,
 }
 
@@ -61,13 +61,10 @@ impl Team {
         let [first, others @ ..] = devices else { return Err(Error::resources("a training needs a device")) };
         let others = others.iter().map(|device| Replica::new(recipe, copy_of(&model, recipe, device)?, device));
         let others = others.collect::<Result<Vec<_>>>()?;
-        let ranks = recipe.data_parallel.builder().ranks();
-        let losses = (0..ranks.unwrap_or(1)).map(|_| recipe.loss.builder().build(sizes));
         Ok(Self {
-            losses: losses.collect::<Result<_>>()?,
+            judges: Judges::new(recipe, sizes, devices.len())?,
             crew: Crew::new(Replica::new(recipe, model, first)?, others)?,
             exchange: exchange::of(devices)?,
-            by_ranks: ranks.is_some(),
             seed: recipe.seed,
         })
     }
@@ -77,35 +74,21 @@ impl Team {
         &self.crew.first().model
     }
 
-    pub(super) fn into_model(mut self) -> HashModel {
-        if self.by_ranks && self.crew.len() > 1 {
-            // A bank on a device goes where its thread is. That one is gone already is no harm.
-            let turns = self.losses_by_replica();
-            let _ = self.crew.each(turns, |_, losses| {
-                drop(losses);
-                Ok(())
-            });
-        }
-        self.crew.into_model()
-    }
-
-    /// The losses of the ranks that take turns on each replica; they are no longer here.
-    fn losses_by_replica(&mut self) -> Vec<Vec<Box<dyn Loss>>> {
-        let (count, replicas) = (self.losses.len(), self.crew.len());
-        let mut rest = std::mem::take(&mut self.losses).into_iter();
-        let has = |replica| bound(count, replica + 1, replicas) - bound(count, replica, replicas);
-        (0..replicas).map(|replica| rest.by_ref().take(has(replica)).collect()).collect()
+    pub(super) fn into_model(self) -> HashModel {
+        let Self { mut crew, judges, .. } = self;
+        judges.release(&mut crew);
+        crew.into_model()
     }
 
     /// How many batches a step takes.
     pub(super) fn ranks(&self) -> usize {
-        self.losses.len()
+        self.judges.batches()
     }
 
     /// The devices that a rank's batches are cut for, by their numbers.
     pub(super) fn devices_of(&self, rank: usize) -> Range<usize> {
         let replicas = self.crew.len();
-        if !self.by_ranks {
+        if !matches!(self.judges, Judges::Ranks(_)) {
             return 0..replicas;
         }
         let has = |&replica: &usize| rank < bound(self.ranks(), replica + 1, replicas);
@@ -115,7 +98,7 @@ impl Team {
 
     /// What logits are multiplied by in an epoch.
     pub(super) fn scale(&self, epoch: usize) -> f64 {
-        self.losses.first().map_or(1.0, |loss| loss.scale(epoch))
+        self.judges.scale(epoch)
     }
 
     /// Forward, loss, backward, update. Returns each rank's loss, a scalar that has not been read: asking for it waits for
@@ -126,11 +109,15 @@ impl Team {
         batches: Vec<Given>,
         now: Now,
     ) -> anyhow::Result<Vec<Tensor>> {
-        let (gradients, losses) = if self.by_ranks {
-            self.gradients_of_ranks(examples, batches, now)?
-        } else {
-            let Ok([batch]) = <[Given; 1]>::try_from(batches) else { anyhow::bail!("a step takes one batch") };
-            self.gradients_of_shares(examples, batch, now)?
+        let (gradients, losses) = match &mut self.judges {
+            Judges::Ranks(losses) => {
+                let losses = std::mem::take(losses);
+                self.gradients_of_ranks(losses, examples, batches, now)?
+            }
+            _ => {
+                let Ok([batch]) = <[Given; 1]>::try_from(batches) else { anyhow::bail!("a step takes one batch") };
+                self.gradients_of_shares(examples, batch, now)?
+            }
         };
         let sums = self.exchange.sum(&mut self.crew, gradients)?;
         self.crew.each(sums, move |replica, sum| Ok(replica.update(&sum, now.factor)?))?;
@@ -149,42 +136,29 @@ impl Team {
         let shares = Share::cut(pixels, index.len(), replicas)?;
         let logits = self.crew.each(shares, move |replica, share| Ok(replica.forward(share, draw)?))?;
 
-        let device = &self.crew.first().device;
-        let parts = logits.iter().flatten().map(|part| moved(&part.detach(), device));
-        let whole = match &parts.collect::<candle_core::Result<Vec<_>>>()?[..] {
-            [whole] => whole.clone(),
-            parts => Tensor::cat(parts, 0)?,
-        };
         let labels = labels(examples, &index)?;
-        let Some(loss) = self.losses.first_mut() else { anyhow::bail!("a training has a loss") };
-        let Verdict { loss, gradient } = judge(loss.as_mut(), &whole, &labels, &index, Step { epoch: now.epoch })?;
-
-        // By way of the host, and whole: nothing of one device is in the hands of another's thread.
-        let gradient = if replicas == 1 { gradient } else { gradient.to_device(&Device::Cpu)? };
-        let part = |(number, logits): (usize, Option<Tensor>)| {
-            let (from, to) = (bound(index.len(), number, replicas), bound(index.len(), number + 1, replicas));
-            let gradient = if replicas == 1 { gradient.clone() } else { gradient.narrow(0, from, to - from)? };
-            Ok((logits, gradient))
-        };
-        let parts = logits.into_iter().enumerate().map(part).collect::<candle_core::Result<Vec<_>>>()?;
-        let gradients =
-            self.crew.each(parts, |replica, (logits, gradient)| Ok(replica.backward(logits.as_ref(), &gradient)?))?;
+        let made = Made { logits, labels, index, step: Step { epoch: now.epoch } };
+        let Said { loss, by_replica } = self.judges.judge(&mut self.crew, made)?;
+        let gradients = self
+            .crew
+            .each(by_replica, |replica, (logits, gradient)| Ok(replica.backward(logits.as_ref(), &gradient)?))?;
         Ok((gradients, vec![loss]))
     }
 
     /// Of a batch for each rank, each replica's sum of its ranks' gradients, all together their mean.
     fn gradients_of_ranks(
         &mut self,
+        losses: Vec<Box<dyn Loss>>,
         examples: &dyn Examples,
         batches: Vec<Given>,
         now: Now,
     ) -> anyhow::Result<(Vec<Vec<Tensor>>, Vec<Tensor>)> {
-        let (count, replicas) = (self.losses.len(), self.crew.len());
+        let (count, replicas) = (losses.len(), self.crew.len());
         if batches.len() != count {
             anyhow::bail!("{} batches for {count} ranks", batches.len());
         }
         let mut ranks = vec![];
-        for (number, (loss, batch)) in std::mem::take(&mut self.losses).into_iter().zip(batches).enumerate() {
+        for (number, (loss, batch)) in losses.into_iter().zip(batches).enumerate() {
             let (seed, labels) = (seed_of(self.seed, number), labels(examples, &batch.index)?);
             ranks.push(Rank { seed, batch, labels, loss });
         }
@@ -202,7 +176,7 @@ impl Team {
         })?;
         let (gradients, judged): (Vec<_>, Vec<_>) = turned.into_iter().unzip();
         let (losses, values): (Vec<_>, Vec<_>) = judged.into_iter().flatten().unzip();
-        self.losses = losses;
+        self.judges = Judges::Ranks(losses);
         Ok((gradients, values))
     }
 
@@ -229,21 +203,16 @@ impl Team {
             .into())
     }
 
-    /// What is remembered between steps beside the weights, by name: `optimizer.*`, and `loss.*`, of later ranks
-    /// `rank1.loss.*` and so on.
-    pub(super) fn state(&self) -> anyhow::Result<Vec<(String, Tensor)>> {
+    /// What is remembered between steps beside the weights, by name: `optimizer.*`, and what the losses remember.
+    pub(super) fn state(&mut self) -> anyhow::Result<Vec<(String, Tensor)>> {
         let mut state = named("optimizer.", self.crew.first().optimizer.state());
-        for (rank, loss) in self.losses.iter().enumerate() {
-            state.extend(named(&loss_prefix(rank), loss.state()?));
-        }
+        state.extend(self.judges.state(&mut self.crew)?);
         Ok(state)
     }
 
     /// Takes back what `state` gave. `read` gives the tensors whose names begin so, without that beginning.
     pub(super) fn load_state(&mut self, read: impl Fn(&str) -> Result<Vec<(String, Tensor)>>) -> anyhow::Result<()> {
-        for (rank, loss) in self.losses.iter_mut().enumerate() {
-            loss.load_state(&read(&loss_prefix(rank))?)?;
-        }
+        self.judges.load_state(&read)?;
         // Each its own: an update writes to them.
         let states = (0..self.crew.len()).map(|_| read("optimizer.")).collect::<Result<Vec<_>>>()?;
         self.crew.each(states, |replica, state| {
@@ -278,14 +247,6 @@ fn copy_of(model: &HashModel, recipe: &Recipe, device: &Device) -> Result<HashMo
     HashModel::build(&recipe.backbone, recipe.bits, model.side(), device, &mut source)
 }
 
-/// A tensor on another device, by way of the host: devices do not wait for each other's work.
-fn moved(tensor: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
-    if tensor.device().same_device(device) {
-        return Ok(tensor.clone());
-    }
-    tensor.to_device(&Device::Cpu)?.to_device(device)
-}
-
 /// Forward, loss and backward of some of `count` ranks, one after the other.
 fn take_turns(replica: &Replica, ranks: Vec<Rank>, count: usize, now: Now) -> anyhow::Result<Turned> {
     let (mut sum, mut judged): (Option<Vec<Tensor>>, _) = (None, vec![]);
@@ -310,15 +271,6 @@ fn take_turns(replica: &Replica, ranks: Vec<Rank>, count: usize, now: Now) -> an
     }
     let Some(sum) = sum else { anyhow::bail!("a replica without a rank") };
     Ok((sum, judged))
-}
-
-fn loss_prefix(rank: usize) -> String {
-    if rank == 0 { "loss.".into() } else { format!("rank{rank}.loss.") }
-}
-
-/// Tensors with their part of a checkpoint in front of their names.
-pub(super) fn named(prefix: &str, tensors: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
-    tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
 }
 
 #[cfg(test)]

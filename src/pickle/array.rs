@@ -1,6 +1,6 @@
 //! NumPy arrays and the kinds of numbers in them.
 
-use super::machine::{Id, Node};
+use super::values::{Id, Node};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 

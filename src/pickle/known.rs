@@ -2,7 +2,7 @@
 
 use super::Tensor;
 use super::array::{Dtype, Number, Raw};
-use super::machine::{Id, Machine, Node};
+use super::values::{Id, Node, Values};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 
@@ -79,38 +79,38 @@ fn odd(what: &str) -> Error {
 }
 
 /// What a function makes of its arguments.
-pub(super) fn call<'a>(machine: &mut Machine<'a>, known: Known, ids: &[Id]) -> Result<Node<'a>> {
+pub(super) fn call<'a>(values: &mut Values<'a>, known: Known, ids: &[Id]) -> Result<Node<'a>> {
     match known {
         Known::Reconstruct => match ids {
-            [class, ..] if matches!(machine.node(*class), Node::Known(Known::NdArray)) => Ok(Node::Empty),
+            [class, ..] if matches!(values.node(*class), Node::Known(Known::NdArray)) => Ok(Node::Empty),
             _ => Err(odd("`numpy.ndarray`")),
         },
-        Known::Dtype => match ids.first().map(|id| machine.node(*id)) {
+        Known::Dtype => match ids.first().map(|id| values.node(*id)) {
             Some(Node::Text(code)) => Ok(dtype(code)),
             Some(Node::Bytes(code)) => Ok(dtype(&String::from_utf8_lossy(code))),
             _ => Err(odd("`numpy.dtype`")),
         },
-        Known::Scalar => scalar(machine, ids),
-        Known::FromBuffer => from_buffer(machine, ids),
-        Known::Encode => encode(machine, ids),
+        Known::Scalar => scalar(values, ids),
+        Known::FromBuffer => from_buffer(values, ids),
+        Known::Encode => encode(values, ids),
         Known::Bytes => match ids {
             [] => Ok(Node::Bytes(Cow::Borrowed(&[]))),
-            [data] => copied(machine, *data),
-            [_, _] => encode(machine, ids),
+            [data] => copied(values, *data),
+            [_, _] => encode(values, ids),
             _ => Err(odd("`bytes`")),
         },
-        Known::Dict => dict(machine, ids),
+        Known::Dict => dict(values, ids),
         Known::Sequence => match ids {
             [] => Ok(Node::Sequence(vec![])),
             [elements] => {
-                let ids = sequence(machine, *elements).ok_or_else(|| odd("a sequence"))?.to_vec();
-                machine.linked(ids.len())?;
+                let ids = sequence(values, *elements).ok_or_else(|| odd("a sequence"))?.to_vec();
+                values.linked(ids.len())?;
                 Ok(Node::Sequence(ids))
             }
             _ => Err(odd("a sequence")),
         },
-        Known::RebuildTensor => tensor(machine, ids),
-        Known::RebuildParameter => match ids.first().map(|id| machine.node(*id)) {
+        Known::RebuildTensor => tensor(values, ids),
+        Known::RebuildParameter => match ids.first().map(|id| values.node(*id)) {
             Some(Node::Tensor(tensor)) => Ok(Node::Tensor(tensor.clone())),
             _ => Err(odd("`torch.nn.Parameter`")),
         },
@@ -119,32 +119,32 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, known: Known, ids: &[Id]) -> R
 }
 
 /// What an object becomes by its state; `None` leaves it as it is.
-pub(super) fn build<'a>(machine: &mut Machine<'a>, object: Id, state: Id) -> Result<Option<Node<'a>>> {
-    match machine.node(object) {
+pub(super) fn build<'a>(values: &mut Values<'a>, object: Id, state: Id) -> Result<Option<Node<'a>>> {
+    match values.node(object) {
         Node::Dtype(dtype) => {
-            let Some([_, order, ..]) = sequence(machine, state) else { return Err(odd("`numpy.dtype`")) };
-            let big_endian = text(machine, *order) == Some(">");
+            let Some([_, order, ..]) = sequence(values, state) else { return Err(odd("`numpy.dtype`")) };
+            let big_endian = text(values, *order) == Some(">");
             Ok(Some(Node::Dtype(Dtype { big_endian, ..dtype.clone() })))
         }
         Node::Empty => {
             // (version, shape, dtype, is it in Fortran order, bytes)
-            let Some([_, shape, dtype, fortran, data]) = sequence(machine, state) else {
+            let Some([_, shape, dtype, fortran, data]) = sequence(values, state) else {
                 return Err(odd("`numpy.ndarray`"));
             };
-            let (Node::Dtype(dtype), Some(shape)) = (machine.node(*dtype), numbers(machine, *shape)) else {
+            let (Node::Dtype(dtype), Some(shape)) = (values.node(*dtype), numbers(values, *shape)) else {
                 return Err(odd("`numpy.ndarray`"));
             };
-            let fortran = matches!(machine.node(*fortran), Node::Bool(true) | Node::Int(1));
+            let fortran = matches!(values.node(*fortran), Node::Bool(true) | Node::Int(1));
             let mut data = *data;
             let (dtype, shape) = (dtype.clone(), shape);
             // Under protocol 0 bytes are text, one character each.
-            if let Node::Text(_) = machine.node(data) {
-                let bytes = latin1(machine, data)?;
-                data = machine.add(bytes)?;
-            } else if !matches!(machine.node(data), Node::Bytes(_)) {
+            if let Node::Text(_) = values.node(data) {
+                let bytes = latin1(values, data)?;
+                data = values.add(bytes)?;
+            } else if !matches!(values.node(data), Node::Bytes(_)) {
                 data = object;
             }
-            machine.linked(WEIGHT + 2 * shape.len())?;
+            values.linked(WEIGHT + 2 * shape.len())?;
             Ok(Some(Node::Array(Box::new(Raw { dtype, shape, fortran, data }))))
         }
         // Attributes of an `OrderedDict`, such as the `_metadata` of a state_dict; and objects that are not made.
@@ -154,36 +154,36 @@ pub(super) fn build<'a>(machine: &mut Machine<'a>, object: Id, state: Id) -> Res
 }
 
 /// What a persistent id means: `('storage', torch.FloatStorage, key, location, length[, view])`.
-pub(super) fn storage<'a>(machine: &mut Machine<'a>, id: Id) -> Result<Node<'a>> {
+pub(super) fn storage<'a>(values: &mut Values<'a>, id: Id) -> Result<Node<'a>> {
     let fault = || odd("a storage");
-    let ids = sequence(machine, id).ok_or_else(fault)?;
+    let ids = sequence(values, id).ok_or_else(fault)?;
     let [tag, class, key, _, length, rest @ ..] = ids else { return Err(fault()) };
-    let (Some("storage"), Node::Known(Known::Storage(number))) = (text(machine, *tag), machine.node(*class)) else {
+    let (Some("storage"), Node::Known(Known::Storage(number))) = (text(values, *tag), values.node(*class)) else {
         return Err(fault());
     };
     let Some(number) = *number else {
         return Err(Error::data("a tensor of complex or quantised numbers").note("real numbers are read"));
     };
-    let key = text(machine, *key).filter(|key| key.len() <= MAX_KEY).ok_or_else(fault)?;
-    let total = number_of(machine, *length).ok_or_else(fault)?;
+    let key = text(values, *key).filter(|key| key.len() <= MAX_KEY).ok_or_else(fault)?;
+    let total = number_of(values, *length).ok_or_else(fault)?;
     let mut offset = 0;
     // Of files before PyTorch 1.0: (its own key, offset, length).
-    if let Some([_, begin, _]) = rest.first().and_then(|view| sequence(machine, *view)) {
-        offset = number_of(machine, *begin).ok_or_else(fault)?;
+    if let Some([_, begin, _]) = rest.first().and_then(|view| sequence(values, *view)) {
+        offset = number_of(values, *begin).ok_or_else(fault)?;
     }
     let (key, shape, strides) = (key.to_string(), vec![], vec![]);
-    machine.linked(WEIGHT + key.len() / 4)?;
+    values.linked(WEIGHT + key.len() / 4)?;
     Ok(Node::Storage(Box::new(Tensor { key, number, total, offset, shape, strides })))
 }
 
 /// `_rebuild_tensor_v2(storage, offset, shape, strides, ..)`.
-fn tensor<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
+fn tensor<'a>(values: &mut Values<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let fault = || odd("a tensor");
     let [storage, offset, shape, strides, ..] = ids else { return Err(fault()) };
-    let Node::Storage(storage) = machine.node(*storage).clone() else { return Err(fault()) };
-    let shape = numbers(machine, *shape).ok_or_else(fault)?;
-    let strides = numbers(machine, *strides).filter(|strides| strides.len() == shape.len()).ok_or_else(fault)?;
-    let offset = number_of(machine, *offset).and_then(|offset| offset.checked_add(storage.offset)).ok_or_else(fault)?;
+    let Node::Storage(storage) = values.node(*storage).clone() else { return Err(fault()) };
+    let shape = numbers(values, *shape).ok_or_else(fault)?;
+    let strides = numbers(values, *strides).filter(|strides| strides.len() == shape.len()).ok_or_else(fault)?;
+    let offset = number_of(values, *offset).and_then(|offset| offset.checked_add(storage.offset)).ok_or_else(fault)?;
     // The last element must lie inside; an empty tensor has none.
     let last = shape
         .iter()
@@ -193,7 +193,7 @@ fn tensor<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
     if !is_empty && last.is_none_or(|last| last >= storage.total) {
         return Err(Error::data("a tensor that reaches beyond its storage"));
     }
-    machine.linked(WEIGHT + 4 * shape.len() + storage.key.len() / 4)?;
+    values.linked(WEIGHT + 4 * shape.len() + storage.key.len() / 4)?;
     Ok(Node::Tensor(Box::new(Tensor { offset, shape, strides, ..*storage })))
 }
 
@@ -203,9 +203,9 @@ fn dtype<'a>(code: &str) -> Node<'a> {
     Node::Dtype(Dtype { code, big_endian })
 }
 
-fn scalar<'a>(machine: &Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
+fn scalar<'a>(values: &Values<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let [dtype, data] = ids else { return Err(odd("a NumPy number")) };
-    let (Node::Dtype(dtype), Node::Bytes(bytes)) = (machine.node(*dtype), machine.node(*data)) else {
+    let (Node::Dtype(dtype), Node::Bytes(bytes)) = (values.node(*dtype), values.node(*data)) else {
         return Err(odd("a NumPy number"));
     };
     let number = Number::of_numpy(&dtype.code).filter(|number| number.size() == bytes.len());
@@ -226,86 +226,86 @@ fn scalar<'a>(machine: &Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
     })
 }
 
-fn from_buffer<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
+fn from_buffer<'a>(values: &mut Values<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let fault = || odd("`numpy.ndarray`");
     let [data, dtype, shape, order] = ids else { return Err(fault()) };
-    let Node::Dtype(dtype) = machine.node(*dtype).clone() else { return Err(fault()) };
-    let shape = numbers(machine, *shape).ok_or_else(fault)?;
-    let fortran = text(machine, *order) == Some("F");
-    machine.linked(WEIGHT + 2 * shape.len())?;
+    let Node::Dtype(dtype) = values.node(*dtype).clone() else { return Err(fault()) };
+    let shape = numbers(values, *shape).ok_or_else(fault)?;
+    let fortran = text(values, *order) == Some("F");
+    values.linked(WEIGHT + 2 * shape.len())?;
     Ok(Node::Array(Box::new(Raw { dtype, shape, fortran, data: *data })))
 }
 
-fn encode<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
+fn encode<'a>(values: &mut Values<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let [data, encoding] = ids else { return Err(odd("`_codecs.encode`")) };
-    if !matches!(text(machine, *encoding), Some("latin1" | "latin-1" | "iso-8859-1")) {
+    if !matches!(text(values, *encoding), Some("latin1" | "latin-1" | "iso-8859-1")) {
         return Err(odd("`_codecs.encode`"));
     }
-    latin1(machine, *data)
+    latin1(values, *data)
 }
 
 /// The bytes that a text stands for, one for each character.
-fn latin1<'a>(machine: &mut Machine<'a>, id: Id) -> Result<Node<'a>> {
-    let length = match machine.node(id) {
+fn latin1<'a>(values: &mut Values<'a>, id: Id) -> Result<Node<'a>> {
+    let length = match values.node(id) {
         Node::Text(text) => text.len(),
-        Node::Bytes(_) => return copied(machine, id),
+        Node::Bytes(_) => return copied(values, id),
         _ => return Err(odd("`_codecs.encode`")),
     };
-    machine.makes(length)?;
-    let Node::Text(text) = machine.node(id) else { return Err(odd("`_codecs.encode`")) };
+    values.makes(length)?;
+    let Node::Text(text) = values.node(id) else { return Err(odd("`_codecs.encode`")) };
     let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
     Ok(Node::Bytes(Cow::Owned(bytes.ok_or_else(|| odd("`_codecs.encode`"))?)))
 }
 
 /// Bytes again, shared where they are borrowed.
-fn copied<'a>(machine: &mut Machine<'a>, id: Id) -> Result<Node<'a>> {
-    let length = match machine.node(id) {
+fn copied<'a>(values: &mut Values<'a>, id: Id) -> Result<Node<'a>> {
+    let length = match values.node(id) {
         Node::Bytes(Cow::Borrowed(bytes)) => return Ok(Node::Bytes(Cow::Borrowed(bytes))),
         Node::Bytes(Cow::Owned(bytes)) => bytes.len(),
         _ => return Err(odd("`bytes`")),
     };
-    machine.makes(length)?;
-    Ok(machine.node(id).clone())
+    values.makes(length)?;
+    Ok(values.node(id).clone())
 }
 
-fn dict<'a>(machine: &mut Machine<'a>, ids: &[Id]) -> Result<Node<'a>> {
+fn dict<'a>(values: &mut Values<'a>, ids: &[Id]) -> Result<Node<'a>> {
     let ids = match ids {
         [] => return Ok(Node::Dict(vec![])),
-        [pairs] => sequence(machine, *pairs).ok_or_else(|| odd("a dictionary"))?.to_vec(),
+        [pairs] => sequence(values, *pairs).ok_or_else(|| odd("a dictionary"))?.to_vec(),
         _ => return Err(odd("a dictionary")),
     };
-    machine.linked(2 * ids.len())?;
-    let pair = |id: &Id| match sequence(machine, *id) {
+    values.linked(2 * ids.len())?;
+    let pair = |id: &Id| match sequence(values, *id) {
         Some([key, value]) => Ok((*key, *value)),
         _ => Err(odd("a dictionary")),
     };
     Ok(Node::Dict(ids.iter().map(pair).collect::<Result<_>>()?))
 }
 
-fn sequence<'m>(machine: &'m Machine, id: Id) -> Option<&'m [Id]> {
-    match machine.node(id) {
+fn sequence<'m>(values: &'m Values, id: Id) -> Option<&'m [Id]> {
+    match values.node(id) {
         Node::Sequence(ids) => Some(ids),
         _ => None,
     }
 }
 
-fn text<'m>(machine: &'m Machine, id: Id) -> Option<&'m str> {
-    match machine.node(id) {
+fn text<'m>(values: &'m Values, id: Id) -> Option<&'m str> {
+    match values.node(id) {
         Node::Text(text) => Some(text),
         Node::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     }
 }
 
-fn number_of(machine: &Machine, id: Id) -> Option<usize> {
-    match machine.node(id) {
+fn number_of(values: &Values, id: Id) -> Option<usize> {
+    match values.node(id) {
         Node::Int(value) => usize::try_from(*value).ok(),
         _ => None,
     }
 }
 
 /// A shape or the like, of a sensible number of dimensions.
-fn numbers(machine: &Machine, id: Id) -> Option<Vec<usize>> {
-    let ids = sequence(machine, id).filter(|ids| ids.len() <= MAX_DIMENSIONS)?;
-    ids.iter().map(|id| number_of(machine, *id)).collect()
+fn numbers(values: &Values, id: Id) -> Option<Vec<usize>> {
+    let ids = sequence(values, id).filter(|ids| ids.len() <= MAX_DIMENSIONS)?;
+    ids.iter().map(|id| number_of(values, *id)).collect()
 }

@@ -4,18 +4,21 @@
 //! that arrays and tensors are made of (`known.rs`), and gives every other one back in an error. Protocols 0 to 5.
 //!
 //! Values lie in one list and name each other by number: a pickle that holds itself, or nests without end, costs
-//! no stack. Bytes and texts are borrowed from the file; what is made beside them is counted against limits.
+//! no stack (`values.rs`). Bytes and texts are borrowed from the file; what is made beside them is counted against limits.
 //!
 //! Sources: the comments of CPython's `Lib/pickletools.py`; `ndarray.__reduce__` of NumPy; `torch/_utils.py`.
 
 mod array;
 mod known;
+mod literals;
 mod machine;
+mod source;
+mod values;
 
 pub use array::{Array, Number};
 
 use crate::error::Result;
-use machine::{Id, Node};
+use values::{Id, Node};
 
 /// The data of one pickle.
 pub struct Pickle<'a> {

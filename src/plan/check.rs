@@ -1,6 +1,6 @@
 //! One stage table against what its kind may hold: every fault at once, and the sweeps and references it has.
 
-use super::target;
+use super::{point_text, target};
 use crate::config::{Config, Mark};
 use crate::error::Error;
 use crate::names::known_or_nearest;
@@ -182,6 +182,15 @@ impl Walk<'_> {
             path.push(i.to_string());
             if items[..i].contains(item) {
                 self.add(Error::input(format!("`{name}` sweeps over {item} twice")), path, Mark::Value);
+            } else if let Some(other) =
+                items[..i].iter().find(|other| point_text(&name, other) == point_text(&name, item))
+            {
+                let point = point_text(&name, item);
+                let error =
+                    Error::input(format!("`{name}` sweeps over {other} and {item}: both would be called {point}"))
+                        .note("a point of a sweep is named by its text, whether it is a number or not")
+                        .hint("leave out one of them");
+                self.add(error, path, Mark::Value);
             }
             self.single(shape, item, path);
             path.pop();

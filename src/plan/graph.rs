@@ -11,7 +11,7 @@ pub struct Graph(DiGraph<TaskId, ()>);
 
 impl Graph {
     /// Adds a task after everything it needs. Ids are given in the order of adding.
-    pub(super) fn add(&mut self, needs: &[TaskId]) -> TaskId {
+    pub(crate) fn add(&mut self, needs: &[TaskId]) -> TaskId {
         let id = TaskId(self.0.node_count());
         let node = self.0.add_node(id);
         for need in needs {

@@ -5,14 +5,14 @@
 
 use super::check::{self, Found};
 use super::target::{self, Text};
-use super::{Graph, Plan, Target, Task, TaskId, graph, point_text, refs_in, sweep};
+use super::{Axes, Graph, Plan, Target, Task, TaskId, graph, point_text, refs_in, sweep};
 use crate::config::{Config, Mark};
 use crate::error::{Error, Place, Result};
 use crate::names::{is_name, known_or_nearest};
 use crate::stage::{Kind, Parsed, STAGES};
 use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 /// Plans every stage of a pipeline.
@@ -172,6 +172,13 @@ impl<'a> Planner<'a> {
             refs.dedup();
             match sweep::unroll(stage.table, &stage.found.axes, &stage.found.by, &refs, &known) {
                 Ok(unrolled) => {
+                    if let Some(name) = twins(&stage.id, &unrolled) {
+                        let error = Error::input(format!("two tasks of `{}` would both be called {name}", stage.id))
+                            .note("the values of a point are put between commas")
+                            .hint("leave `,` and `=` out of the values that are swept over");
+                        self.add(error, stage, &[], Mark::Key);
+                        continue;
+                    }
                     let mine = known.entry(stage.id.clone()).or_default();
                     for point in unrolled {
                         mine.push((TaskId(points.len()), point.axes.clone()));
@@ -234,8 +241,7 @@ impl<'a> Planner<'a> {
         }
         let inputs = self.inputs(stage, &parsed.params, &point);
         let needs: Vec<TaskId> = point.inputs.values().copied().collect();
-        let points: Vec<String> = point.axes.iter().map(|(axis, value)| point_text(axis, value)).collect();
-        let name = if points.is_empty() { stage.id.clone() } else { format!("{}@{}", stage.id, points.join(",")) };
+        let name = task_name(&stage.id, &point.axes);
         for (key, remark) in parsed.stage.remarks() {
             let path: Vec<String> = key.split('.').map(str::to_string).collect();
             let remark = remark.at(self.place(stage, &path, Mark::Key));
@@ -371,6 +377,18 @@ impl<'a> Planner<'a> {
             [stage.kind.name, stage.name].into_iter().chain(path.iter().map(String::as_str)).collect();
         self.config.place(&steps, mark)
     }
+}
+
+/// A stage's task at a point.
+fn task_name(stage: &str, axes: &Axes) -> String {
+    let points: Vec<String> = axes.iter().map(|(axis, value)| point_text(axis, value)).collect();
+    if points.is_empty() { stage.to_string() } else { format!("{stage}@{}", points.join(",")) }
+}
+
+/// The name of two points of a stage, if there are such.
+fn twins(stage: &str, points: &[sweep::Point]) -> Option<String> {
+    let mut names = HashSet::with_capacity(points.len());
+    points.iter().map(|point| task_name(stage, &point.axes)).find(|name| !names.insert(name.clone()))
 }
 
 /// A path without `.` in it, so that equal paths are equal.

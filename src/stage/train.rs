@@ -9,7 +9,7 @@ use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::backbone::{BackboneSpec, alexnet::AlexNet};
-use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet};
+use crate::model::loss::{LossSpec, Sizes, hashnet::HashNet, part::Division};
 use crate::model::optim::{OptimizerSpec, sgd::Sgd};
 use crate::model::schedule::{ScheduleSpec, Step};
 use crate::model::{
@@ -182,6 +182,7 @@ impl Stage for Train {
             ("backbone", self.backbone.builder().check(self.transform.crop as usize)),
             ("loss", self.loss.builder().build(sizes).map(|_| ())),
             ("optimizer", self.optimizer.builder().build(&[]).map(|_| ())),
+            ("data_parallel", self.check_bank()),
         ];
         checks.into_iter().filter_map(|(key, checked)| Some((key, checked.err()?))).collect()
     }
@@ -246,6 +247,16 @@ impl Stage for Train {
 }
 
 impl Train {
+    /// Whether the loss can do what is wanted of its bank.
+    fn check_bank(&self) -> Result<()> {
+        let bank = self.data_parallel.builder().bank();
+        if bank.is_first() {
+            return Ok(());
+        }
+        let sizes = Sizes { images: 2, classes: 1, bits: self.bits };
+        self.loss.builder().part(sizes, Division { bank, number: 0, of: 2 }).map(|_| ())
+    }
+
     fn recipe(&self) -> Recipe {
         Recipe {
             bits: self.bits,

@@ -168,7 +168,7 @@ fn what_cannot_be_gathered_is_told_at_its_place() {
         &["no stage `command.sqare`", "did you mean `command.square`?"],
     );
     refused(&space, &good.replace("=*/o'", "=*/p'"), &["has no output `p`"]);
-    refused(&space, &stages("[1, '1']", TABLE, ""), &["two tasks of `command.square` that are both called params.n=1"]);
+    refused(&space, &stages("[1, '1']", TABLE, ""), &["sweeps over 1 and \"1\": both would be called params.n=1"]);
     let words = good.replace(&format!("'{TABLE}'"), "['cat', 'x{each.all}', '{out.o}']");
     refused(&space, &words, &["would hold several files in one word", "a word of its own"]);
     refused(

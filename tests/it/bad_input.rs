@@ -22,6 +22,11 @@ fn with(old: &str, new: &str) -> String {
     PIPELINE.replacen(old, new, 1)
 }
 
+/// A command with these parameters.
+fn swept(params: &str) -> String {
+    format!("[command.c]\nrun = 'true'\nparams = {{ {params} }}\noutputs = {{ o = 'o' }}\n")
+}
+
 fn files_pipeline() -> String {
     with(
         "{ name = \"shapes\", train = 24, query = 8, database = 24, size = 32, seed = 1 }",
@@ -123,6 +128,19 @@ fn pipelines() {
         ),
         case("an empty sweep", with("[8, 16]", "[]"), &["`bits` has no values to sweep over"]),
         case("a sweep with a value twice", with("[8, 16]", "[8, 8]"), &["`bits` sweeps over 8 twice"]),
+        case(
+            "a sweep with a number and its text",
+            swept("n = [1, '1']"),
+            &["`params.n` sweeps over 1 and \"1\": both would be called params.n=1", "--> p.toml:3:20"],
+        ),
+        case(
+            "points that only their commas tell apart",
+            swept("a = ['1', '1,params.b=2'], b = ['2,params.b=3', '3']"),
+            &[
+                "two tasks of `command.c` would both be called command.c@params.a=1,params.b=2,params.b=3",
+                "--> p.toml:1:10",
+            ],
+        ),
         case(
             "a point without a value",
             with("epochs = 1", "epochs = { by = \"bits\", 8 = 1 }"),

@@ -6,11 +6,13 @@
 
 use super::labels::LabelSets;
 use super::pairs::Known;
+use super::part::Judged;
 use crate::device::cuda::cudarc::driver::{CudaSlice, CudaView};
 use crate::device::cuda::{CudaDevice, CudaFunc, CudaStorage, LaunchConfig, Program, PushKernelArg, WrapErr};
 use crate::device::pinned::Uploads;
 use candle_core::op::BackpropOp;
 use candle_core::{Device, Result, Storage, Tensor, bail};
+use std::ops::Range;
 
 const PROGRAM: Program = Program::new("pairs", &[include_str!("pairs.cu")]);
 
@@ -36,6 +38,8 @@ pub(super) struct OnGpu {
 struct Bank {
     codes: CudaSlice<f32>,
     labels: CudaSlice<u64>,
+    /// Where in the training list its images begin, and how many they are.
+    first: usize,
     images: usize,
 }
 
@@ -49,6 +53,30 @@ pub(super) struct Batch<'a> {
     pub(super) alpha: f32,
 }
 
+/// A batch that is on the GPU, and which of its images are paired.
+pub(super) struct Begun {
+    codes: CudaSlice<f32>,
+    /// Places in the training list, then label sets.
+    sent: CudaSlice<u64>,
+    count: usize,
+    rows: Range<usize>,
+    width: usize,
+    similar: CudaSlice<u64>,
+    scale: f32,
+    alpha: f32,
+}
+
+impl Begun {
+    fn side(&self, rows: Range<usize>, bits: usize) -> Side<'_> {
+        let labels = |row: usize| self.count + row * self.width;
+        Side {
+            codes: self.codes.slice(rows.start * bits..rows.end * bits),
+            labels: self.sent.slice(labels(rows.start)..labels(rows.end)),
+            count: rows.len(),
+        }
+    }
+}
+
 /// Images with codes.
 struct Side<'a> {
     codes: CudaView<'a, f32>,
@@ -57,11 +85,11 @@ struct Side<'a> {
 }
 
 impl OnGpu {
-    /// Takes the bank, if there is one, to the GPU.
-    pub(super) fn new(device: &CudaDevice, bits: usize, bank: Option<(&[f32], &LabelSets)>) -> Result<Self> {
-        let up = |(codes, labels): (&[f32], &LabelSets)| {
+    /// Takes the bank, if there is one, to the GPU: where in the training list its images begin, their codes and labels.
+    pub(super) fn new(device: &CudaDevice, bits: usize, bank: Option<(usize, &[f32], &LabelSets)>) -> Result<Self> {
+        let up = |(first, codes, labels): (usize, &[f32], &LabelSets)| {
             let (images, codes, labels) = (labels.len(), device.clone_htod(codes)?, device.clone_htod(labels.words())?);
-            Ok::<_, candle_core::Error>(Bank { codes, labels, images })
+            Ok::<_, candle_core::Error>(Bank { codes, labels, first, images })
         };
         let bank = bank.map(up).transpose()?;
         Ok(Self { device: device.clone(), bits, bank, uploads: Uploads::default() })
@@ -78,40 +106,81 @@ impl OnGpu {
         self.bank.as_ref().map(down).transpose()
     }
 
-    /// Writes the batch to the bank, if there is one, and forms the pairs. The sizes of a batch and its places in the bank
-    /// have been checked.
+    /// Writes the batch to the bank, if there is one, and forms the pairs. The host waits for nothing.
     pub(super) fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
+        let begun = self.begin(batch, 0..batch.index.len())?;
+        let pairs = self.pairs(&begun);
+        let (loss, gradient) = self.likelihood(&begun, pairs)?;
+        let gradient = of_storage(gradient, &self.device, batch.logits.dims());
+        let loss = of_storage(loss, &self.device, &[]);
+        batch.logits.apply_op1(Known::on_gpu(loss, gradient))
+    }
+
+    /// Writes the batch's images that the bank has to it, and counts the similar pairs of some of the batch.
+    pub(super) fn begin(&mut self, batch: &Batch, rows: Range<usize>) -> Result<Begun> {
         let (count, width) = (batch.index.len(), batch.labels.width());
-        if batch.labels.len() != count || batch.logits.dims() != [count, self.bits] || count == 0 {
-            bail!("hashnet: logits {:?}, {} labels, {count} images", batch.logits.dims(), batch.labels.len());
-        }
-        if let Some(bank) = &self.bank
-            && (batch.index.iter().any(|&image| image as usize >= bank.images)
-                || bank.labels.len() != bank.images * width)
+        let fits = |bank: &Bank| bank.labels.len() == bank.images * width && bank.images > 0;
+        if batch.labels.len() != count
+            || batch.logits.dims() != [count, self.bits]
+            || count == 0
+            || rows.end > count
+            || !self.bank.as_ref().is_none_or(fits)
         {
-            bail!("hashnet: a batch that does not fit the bank");
+            bail!("hashnet: logits {:?}, {} labels, {count} images", batch.logits.dims(), batch.labels.len());
         }
         let codes = self.squash(batch)?;
         let words: Vec<u64> =
             batch.index.iter().map(|&i| u64::from(i)).chain(batch.labels.words().iter().copied()).collect();
         let sent = self.uploads.send(&self.device, &words)?;
-        let (index, labels) = (sent.slice(..count), sent.slice(count..count * (1 + width)));
-        let queries = Side { codes: codes.as_view(), labels, count };
+        let mut begun = Begun {
+            codes,
+            sent,
+            count,
+            rows,
+            width,
+            similar: self.device.alloc_zeros::<u64>(1)?,
+            scale: batch.scale,
+            alpha: batch.alpha,
+        };
         if let Some(bank) = &mut self.bank {
-            remember(&self.device, bank, &queries, &index, (self.bits, width))?;
+            remember(&self.device, bank, &begun, self.bits)?;
         }
-        let bank = match &self.bank {
-            Some(Bank { codes, labels, images }) => {
+        if !begun.rows.is_empty() {
+            begun.similar = self.count_similar(&begun)?;
+        }
+        Ok(begun)
+    }
+
+    /// How many similar pairs, and how many pairs, have been counted. Waits for the GPU.
+    pub(super) fn counts(&self, begun: &Begun) -> Result<[u64; 2]> {
+        let similar = self.device.clone_dtoh(&begun.similar)?;
+        Ok([similar.first().copied().unwrap_or(0), self.pairs(begun)])
+    }
+
+    /// Judges some of a batch by how many similar pairs, and how many pairs, there are in all. Waits for the GPU.
+    pub(super) fn judge(&self, mut begun: Begun, [similar, pairs]: [u64; 2]) -> Result<Judged> {
+        if begun.rows.is_empty() {
+            return Ok(Judged { loss: 0.0, rows: begun.rows, gradient: vec![] });
+        }
+        begun.similar = self.device.clone_htod(&[similar])?;
+        let (loss, gradient) = self.likelihood(&begun, pairs)?;
+        let loss = self.device.clone_dtoh(&loss)?.iter().map(|&loss| f64::from(loss)).sum();
+        Ok(Judged { loss, gradient: self.device.clone_dtoh(&gradient)?, rows: begun.rows })
+    }
+
+    /// How many pairs the queries of a batch form.
+    fn pairs(&self, begun: &Begun) -> u64 {
+        begun.rows.len() as u64 * self.others(begun).count as u64
+    }
+
+    /// The images that queries are paired with.
+    fn others<'a>(&'a self, begun: &'a Begun) -> Side<'a> {
+        match &self.bank {
+            Some(Bank { codes, labels, images, .. }) => {
                 Side { codes: codes.as_view(), labels: labels.as_view(), count: *images }
             }
-            None => Side { codes: codes.as_view(), labels: queries.labels.slice(..), count },
-        };
-        // Without a bank each pair stands twice, (i, j) and (j, i), with one and the same derivative.
-        let factor = if self.bank.is_some() { 1.0 } else { 2.0 };
-        let (loss, gradient) = self.likelihood(&queries, &bank, width, batch, factor)?;
-        let gradient = of_storage(gradient, &self.device, batch.logits.dims());
-        let loss = of_storage(loss, &self.device, &[]);
-        batch.logits.apply_op1(Known::on_gpu(loss, gradient))
+            None => begun.side(0..begun.count, self.bits),
+        }
     }
 
     /// `tanh(scale * logits)`
@@ -131,33 +200,31 @@ impl OnGpu {
         Ok(codes)
     }
 
-    /// The loss, and its gradient by the logits.
-    fn likelihood(
-        &self,
-        queries: &Side,
-        bank: &Side,
-        width: usize,
-        batch: &Batch,
-        factor: f32,
-    ) -> Result<(CudaSlice<f32>, CudaSlice<f32>)> {
-        let (device, bits) = (&self.device, self.bits);
-        let tiles = queries.count.div_ceil(TILE);
-        let slices = bank.count.div_ceil(SLICE).clamp(1, (BLOCKS / tiles).max(FEWEST));
-        let per_slice = bank.count.div_ceil(slices);
-        let [count, images, width, per_slice] = [queries.count, bank.count, width, per_slice].map(i32::try_from);
-        let (Ok(count), Ok(images), Ok(width), Ok(per_slice)) = (count, images, width, per_slice) else {
-            bail!("hashnet: more images than a GPU's kernel can count")
-        };
-        let (numbers, all_pairs) = (queries.count * bits, queries.count as u64 * bank.count as u64);
-        let [bits32, shares, slices32] = [bits, slices * tiles, slices].map(|size| size as i32);
-
-        let mut similar = device.alloc_zeros::<u64>(1)?;
+    /// How many pairs of the queries are similar, one number.
+    fn count_similar(&self, begun: &Begun) -> Result<CudaSlice<u64>> {
+        let mut similar = self.device.alloc_zeros::<u64>(1)?;
+        let (queries, others) = (begun.side(begun.rows.clone(), self.bits), self.others(begun));
+        let [count, images, width] = whole([queries.count, others.count, begun.width])?;
         let kernel = self.kernel("count_similar")?;
         let mut builder = kernel.builder();
-        builder.arg(&queries.labels).arg(&count).arg(&bank.labels).arg(&images).arg(&width).arg(&mut similar);
-        let blocks = all_pairs.div_ceil(16 * THREADS as u64).min(4 * BLOCKS as u64) as usize;
+        builder.arg(&queries.labels).arg(&count).arg(&others.labels).arg(&images).arg(&width).arg(&mut similar);
+        let blocks = self.pairs(begun).div_ceil(16 * THREADS as u64).min(4 * BLOCKS as u64) as usize;
         // Sound: each side has `width` words for each of its images.
         unsafe { builder.launch(grid([blocks, 1, 1])?) }.w()?;
+        Ok(similar)
+    }
+
+    /// The loss of the queries, and its gradient by their logits, where there are so many pairs in all.
+    fn likelihood(&self, begun: &Begun, all_pairs: u64) -> Result<(CudaSlice<f32>, CudaSlice<f32>)> {
+        let (device, bits, similar) = (&self.device, self.bits, &begun.similar);
+        let (queries, bank) = (begun.side(begun.rows.clone(), bits), self.others(begun));
+        let tiles = queries.count.div_ceil(TILE);
+        let slices = bank.count.div_ceil(SLICE).clamp(1, (BLOCKS / tiles).max(FEWEST));
+        let [count, images, width] = whole([queries.count, bank.count, begun.width])?;
+        let [per_slice, bits32, shares, slices32] = whole([bank.count.div_ceil(slices), bits, slices * tiles, slices])?;
+        let numbers = queries.count * bits;
+        // Without a bank each pair stands twice, (i, j) and (j, i), with one and the same derivative.
+        let factor = if self.bank.is_some() { 1f32 } else { 2f32 };
 
         // Sound: the kernel writes all of them.
         let mut losses = unsafe { device.alloc::<f64>(2 * slices * tiles) }?;
@@ -169,8 +236,9 @@ impl OnGpu {
             .arg(&bits32)
             .arg(&width)
             .arg(&per_slice)
-            .arg(&batch.alpha)
-            .arg(&similar)
+            .arg(&begun.alpha)
+            .arg(&all_pairs)
+            .arg(similar)
             .arg(&mut losses)
             .arg(&mut parts);
         // Sound: sides have `bits` numbers and `width` words for each image; there are two sums for each block of a plane
@@ -180,7 +248,7 @@ impl OnGpu {
         let mut loss = device.alloc_zeros::<f32>(1)?;
         let kernel = self.kernel("whole_loss")?;
         let mut builder = kernel.builder();
-        builder.arg(&losses).arg(&shares).arg(&all_pairs).arg(&similar).arg(&mut loss);
+        builder.arg(&losses).arg(&shares).arg(&all_pairs).arg(similar).arg(&mut loss);
         // Sound: there are two sums for each share, and one loss.
         unsafe { builder.launch(grid([1, 1, 1])?) }.w()?;
 
@@ -188,7 +256,7 @@ impl OnGpu {
         let kernel = self.kernel("whole_gradient")?;
         let mut builder = kernel.builder();
         let numbers64 = numbers as u64;
-        builder.arg(&parts).arg(&slices32).arg(&queries.codes).arg(&factor).arg(&batch.scale).arg(&mut gradient);
+        builder.arg(&parts).arg(&slices32).arg(&queries.codes).arg(&factor).arg(&begun.scale).arg(&mut gradient);
         builder.arg(&numbers64);
         // Sound: codes and gradient have `numbers` numbers, and the parts as many for each slice.
         unsafe { builder.launch(threads_for(numbers)?) }.w()?;
@@ -200,21 +268,26 @@ impl OnGpu {
     }
 }
 
-fn remember(
-    device: &CudaDevice,
-    bank: &mut Bank,
-    queries: &Side,
-    index: &CudaView<u64>,
-    (bits, width): (usize, usize),
-) -> Result<()> {
+fn remember(device: &CudaDevice, bank: &mut Bank, begun: &Begun, bits: usize) -> Result<()> {
     let kernel = PROGRAM.function(device, "remember")?;
     let mut builder = kernel.builder();
-    let [count, bits, width] = [queries.count, bits, width].map(|size| size as i32);
-    builder.arg(&queries.codes).arg(&queries.labels).arg(index).arg(&count).arg(&bits).arg(&width);
-    builder.arg(&mut bank.codes).arg(&mut bank.labels);
-    // Sound: `forward` has compared every index with the bank's images, each of which has `bits` numbers and `width` words.
-    unsafe { builder.launch(LaunchConfig { block_dim: (64, 1, 1), ..grid([queries.count, 1, 1])? }) }.w()?;
+    let queries = begun.side(0..begun.count, bits);
+    let index = begun.sent.slice(..begun.count);
+    let [count, bits, width] = whole([begun.count, bits, begun.width])?;
+    let [first, images] = [bank.first as u64, bank.images as u64];
+    builder.arg(&queries.codes).arg(&queries.labels).arg(&index).arg(&count).arg(&bits).arg(&width);
+    builder.arg(&first).arg(&images).arg(&mut bank.codes).arg(&mut bank.labels);
+    // Sound: the kernel leaves out images that the bank does not have; each of its has `bits` numbers and `width` words.
+    unsafe { builder.launch(LaunchConfig { block_dim: (64, 1, 1), ..grid([begun.count, 1, 1])? }) }.w()?;
     Ok(())
+}
+
+/// Sizes as kernels take them.
+fn whole<const N: usize>(sizes: [usize; N]) -> Result<[i32; N]> {
+    if sizes.iter().any(|&size| i32::try_from(size).is_err()) {
+        bail!("hashnet: more images than a GPU's kernel can count");
+    }
+    Ok(sizes.map(|size| size as i32))
 }
 
 /// A grid of blocks of `THREADS` threads.

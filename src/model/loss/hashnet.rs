@@ -1,7 +1,10 @@
 //! HashNet's loss (Cao et al. 2017, "HashNet: Deep Learning to Hash by Continuation", eq. 4), as its ports compute it.
 
+#[cfg(feature = "cuda")]
+use super::cuda::OnGpu;
 use super::labels::LabelSets;
-use super::pairs::{Known, Likelihood, Side, likelihood};
+use super::pairs::{Known, Likelihood, Side, Weights, count_similar, likelihood};
+use super::part::{Batch, Division, Judged, Part};
 use super::{BuildLoss, Loss, Sizes, Step};
 use crate::error::{Error, Result};
 use crate::kernel::host;
@@ -9,6 +12,7 @@ use candle_core::{DType, Device, Tensor, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 /// Similar images should have codes with a large inner product, others a small one, both kinds of pairs weighing half.
 ///
@@ -55,29 +59,57 @@ pub enum Pairs {
     Batch,
 }
 
+/// The loss of all pairs, or a device's part of it.
 struct State {
     params: HashNet,
-    bits: usize,
-    /// For [`Pairs::Bank`]: the codes last seen `[images, bits]`, 0 at first, and the labels.
-    bank: Option<(Vec<f32>, LabelSets)>,
+    sizes: Sizes,
+    /// Which pairs, unless it is all of them.
+    division: Option<Division>,
+    /// For [`Pairs::Bank`].
+    bank: Option<Bank>,
     /// Where the bank is instead, once logits have come from a GPU.
     #[cfg(feature = "cuda")]
-    on_gpu: Option<super::cuda::OnGpu>,
+    on_gpu: Option<OnGpu>,
+    /// A batch that is taken in and not judged.
+    begun: Option<Begun>,
+}
+
+/// Images with the codes that they had when last seen, `[images, bits]` and 0 at first, and the labels.
+struct Bank {
+    /// Where in the training list they are.
+    images: Range<usize>,
+    codes: Vec<f32>,
+    labels: LabelSets,
+}
+
+/// The queries of a part.
+enum Begun {
+    Here {
+        rows: Range<usize>,
+        codes: Vec<f32>,
+        labels: LabelSets,
+        scale: f32,
+    },
+    #[cfg(feature = "cuda")]
+    There(super::cuda::Begun),
 }
 
 impl BuildLoss for HashNet {
-    fn build(&self, Sizes { images, classes, bits }: Sizes) -> Result<Box<dyn Loss>> {
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return Err(Error::input(format!("`alpha` must be a number above 0, not {}", self.alpha)));
+    fn build(&self, sizes: Sizes) -> Result<Box<dyn Loss>> {
+        Ok(Box::new(State::new(self, sizes, None)?))
+    }
+
+    fn part(&self, sizes: Sizes, division: Division) -> Result<Box<dyn Part>> {
+        if self.pairs == Pairs::Batch {
+            return Err(Error::input("`pairs = \"batch\"` keeps no bank that devices could divide")
+                .hint("leave out `bank`, or pair with the bank"));
         }
-        let bank = || (vec![0.0; images * bits], LabelSets::empty(images, classes));
-        Ok(Box::new(State {
-            params: self.clone(),
-            bits,
-            bank: (self.pairs == Pairs::Bank).then(bank),
-            #[cfg(feature = "cuda")]
-            on_gpu: None,
-        }))
+        if sizes.images < division.of {
+            let (images, of) = (sizes.images, division.of);
+            return Err(Error::data(format!("a bank of {images} images cannot be divided among {of} devices"))
+                .hint("leave out `bank`, or want fewer `gpus` in `[resources]`"));
+        }
+        Ok(Box::new(State::new(self, sizes, Some(division))?))
     }
 
     fn looks_ahead(&self) -> bool {
@@ -85,307 +117,249 @@ impl BuildLoss for HashNet {
     }
 }
 
-impl State {
-    /// Writes the batch to the bank, if there is one, and forms the pairs. The gradient is by `codes`.
-    fn pairs(&mut self, codes: &[f32], labels: &LabelSets, index: &[u32]) -> candle_core::Result<Likelihood> {
-        let (bits, alpha) = (self.bits, self.params.alpha as f32);
-        let queries = Side { codes, labels };
-        let Some((bank, bank_labels)) = &mut self.bank else {
-            let mut pairs = likelihood(queries, queries, bits, alpha);
-            // Each pair stands twice, (i, j) and (j, i), with one and the same derivative.
-            pairs.gradient.iter_mut().for_each(|g| *g *= 2.0);
-            return Ok(pairs);
-        };
-        fits(bank_labels, labels, index)?;
-        for (row, &image) in index.iter().enumerate() {
-            let image = image as usize;
-            let slot = &mut bank[image * bits..(image + 1) * bits];
-            slot.copy_from_slice(&codes[row * bits..(row + 1) * bits]);
-            bank_labels.set(image, labels.get(row));
-        }
-        Ok(likelihood(queries, Side { codes: bank, labels: bank_labels }, bits, alpha))
+impl Bank {
+    fn empty(images: Range<usize>, Sizes { classes, bits, .. }: Sizes) -> Self {
+        Self { codes: vec![0.0; images.len() * bits], labels: LabelSets::empty(images.len(), classes), images }
     }
 
-    /// The same on the GPU that the logits are on, and the bank from now on.
-    #[cfg(feature = "cuda")]
-    fn forward_on_gpu(
-        &mut self,
-        device: &crate::device::cuda::CudaDevice,
-        logits: &Tensor,
-        labels: &LabelSets,
-        index: &[u32],
-        scale: f32,
-    ) -> candle_core::Result<Tensor> {
-        use super::cuda::{Batch, OnGpu};
-        if let Some((_, bank_labels)) = &self.bank {
-            fits(bank_labels, labels, index)?;
+    fn side(&self) -> Side<'_> {
+        Side { codes: &self.codes, labels: &self.labels }
+    }
+
+    /// Writes down what is new of its images. Of an image that is there twice, the last counts.
+    fn remember(&mut self, queries: Side, index: &[u32], bits: usize) {
+        for (row, &image) in index.iter().enumerate().filter(|(_, image)| self.images.contains(&(**image as usize))) {
+            let slot = image as usize - self.images.start;
+            self.codes[slot * bits..][..bits].copy_from_slice(&queries.codes[row * bits..][..bits]);
+            self.labels.set(slot, queries.labels.get(row));
         }
+    }
+}
+
+impl State {
+    fn new(params: &HashNet, sizes: Sizes, division: Option<Division>) -> Result<Self> {
+        if !(params.alpha.is_finite() && params.alpha > 0.0) {
+            return Err(Error::input(format!("`alpha` must be a number above 0, not {}", params.alpha)));
+        }
+        let images = division.map_or(0..sizes.images, |division| division.images(sizes.images));
+        Ok(Self {
+            params: params.clone(),
+            sizes,
+            division,
+            bank: (params.pairs == Pairs::Bank).then(|| Bank::empty(images, sizes)),
+            #[cfg(feature = "cuda")]
+            on_gpu: None,
+            begun: None,
+        })
+    }
+
+    /// What logits are multiplied by.
+    fn scale_in(&self, epoch: usize) -> f64 {
+        ((epoch.saturating_sub(1) / self.params.scale_every + 1) as f64).sqrt()
+    }
+
+    /// Whether a batch is of the training that this was made for.
+    fn check(&self, dims: &[usize], labels: &LabelSets, index: &[u32]) -> candle_core::Result<()> {
+        if dims != [index.len(), self.sizes.bits] || labels.len() != index.len() {
+            bail!("hashnet: logits {dims:?}, {} labels, {} images", labels.len(), index.len());
+        }
+        let Some(bank) = &self.bank else { return Ok(()) };
+        if !labels.has_classes_of(&bank.labels) {
+            bail!("hashnet: labels of another number of classes than the training list");
+        }
+        match index.iter().find(|&&image| image as usize >= self.sizes.images) {
+            Some(image) => bail!("hashnet: image {image} is not in the training list"),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the batch to the bank, if there is one.
+    fn remember(&mut self, queries: Side, index: &[u32]) {
+        if let Some(bank) = &mut self.bank {
+            bank.remember(queries, index, self.sizes.bits);
+        }
+    }
+
+    /// What queries are paired with.
+    fn others<'a>(&'a self, queries: Side<'a>) -> Side<'a> {
+        self.bank.as_ref().map_or(queries, Bank::side)
+    }
+
+    /// The loss, and its gradient by the logits that the queries are of.
+    fn likelihood(&self, queries: Side, [similar, pairs]: [u64; 2], scale: f32) -> Likelihood {
+        let weights = Weights::new(similar, pairs, self.params.alpha as f32);
+        let mut likelihood = likelihood(queries, self.others(queries), self.sizes.bits, weights);
+        for (g, u) in likelihood.gradient.iter_mut().zip(queries.codes) {
+            *g *= self.factor() * (scale * (1.0 - u * u));
+        }
+        likelihood
+    }
+
+    /// Without a bank each pair stands twice, (i, j) and (j, i), with one and the same derivative.
+    fn factor(&self) -> f32 {
+        if self.bank.is_some() { 1.0 } else { 2.0 }
+    }
+
+    /// What is on the GPU that logits are on. The bank is there from now on.
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&mut self, device: &crate::device::cuda::CudaDevice) -> candle_core::Result<&mut OnGpu> {
         if self.on_gpu.as_ref().is_some_and(|on_gpu| !on_gpu.is_on(device)) {
             bail!("hashnet: logits from another GPU than before");
         }
         let on_gpu = match self.on_gpu.take() {
             Some(on_gpu) => on_gpu,
-            None => OnGpu::new(device, self.bits, self.bank.as_ref().map(|(codes, labels)| (&codes[..], labels)))?,
+            None => {
+                let bank = self.bank.as_ref().map(|bank| (bank.images.start, &bank.codes[..], &bank.labels));
+                OnGpu::new(device, self.sizes.bits, bank)?
+            }
         };
-        let alpha = self.params.alpha as f32;
-        self.on_gpu.insert(on_gpu).forward(&Batch { logits, labels, index, scale, alpha })
+        Ok(self.on_gpu.insert(on_gpu))
     }
 
-    /// The bank, wherever it is.
+    /// Codes and labels of the bank, wherever it is.
     fn whole_bank(&self) -> candle_core::Result<Option<(Vec<f32>, LabelSets)>> {
+        let Some(bank) = &self.bank else { return Ok(None) };
         #[cfg(feature = "cuda")]
-        if let (Some(on_gpu), Some((_, labels))) = (&self.on_gpu, &self.bank) {
-            let with_labels = |(codes, words)| Ok((codes, labels.clone().with_words(words)?));
+        if let Some(on_gpu) = &self.on_gpu {
+            let with_labels = |(codes, words)| Ok((codes, bank.labels.clone().with_words(words)?));
             return on_gpu.bank()?.map(with_labels).transpose();
         }
-        Ok(self.bank.clone())
+        Ok(Some((bank.codes.clone(), bank.labels.clone())))
+    }
+
+    fn bank_state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
+        let Some((codes, labels)) = self.whole_bank()? else { return Ok(vec![]) };
+        let codes = Tensor::from_vec(codes, (labels.len(), self.sizes.bits), &Device::Cpu)?;
+        Ok(vec![("codes".into(), codes), ("labels".into(), labels.to_tensor()?)])
+    }
+
+    /// Takes its rows out of a bank of all images.
+    fn load_bank(&mut self, state: &[(String, Tensor)]) -> candle_core::Result<()> {
+        let Some(bank) = &mut self.bank else { return Ok(()) };
+        let find = |wanted: &str| state.iter().find(|(name, _)| name == wanted).map(|(_, tensor)| tensor);
+        let (Some(codes), Some(labels)) = (find("codes"), find("labels")) else { bail!("hashnet: no bank") };
+        if codes.dims() != [self.sizes.images, self.sizes.bits] || labels.dim(0)? != self.sizes.images {
+            bail!("hashnet: a bank of {:?} codes and {:?} labels", codes.dims(), labels.dims());
+        }
+        let own = |tensor: &Tensor| tensor.narrow(0, bank.images.start, bank.images.len());
+        bank.codes = own(codes)?.flatten_all()?.to_vec1()?;
+        bank.labels.load(&own(labels)?)?;
+        #[cfg(feature = "cuda")]
+        {
+            self.on_gpu = None;
+        }
+        self.begun = None;
+        Ok(())
     }
 }
 
-/// Whether a batch can be written to a bank with these labels.
-fn fits(bank: &LabelSets, labels: &LabelSets, index: &[u32]) -> candle_core::Result<()> {
-    if !labels.has_classes_of(bank) {
-        bail!("hashnet: labels of another number of classes than the training list");
-    }
-    match index.iter().find(|&&image| image as usize >= bank.len()) {
-        Some(image) => bail!("hashnet: image {image} is not in the training list"),
-        None => Ok(()),
-    }
+/// `tanh(scale * logits)`
+fn squash(logits: &[f32], scale: f32) -> Vec<f32> {
+    logits.iter().map(|x| (scale * x).tanh()).collect()
 }
 
 impl Loss for State {
     fn forward(&mut self, logits: &Tensor, labels: &Tensor, index: &[u32], step: Step) -> candle_core::Result<Tensor> {
-        let scale = self.scale(step.epoch) as f32;
+        let scale = self.scale_in(step.epoch) as f32;
         let labels = LabelSets::from_tensor(labels)?;
-        if logits.dims() != [index.len(), self.bits] || labels.len() != index.len() {
-            bail!("hashnet: logits {:?}, {} labels, {} images", logits.dims(), labels.len(), index.len());
-        }
+        self.check(logits.dims(), &labels, index)?;
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = logits.device() {
-            return self.forward_on_gpu(device, logits, &labels, index, scale);
+            let alpha = self.params.alpha as f32;
+            let batch = super::cuda::Batch { logits, labels: &labels, index, scale, alpha };
+            return self.on_gpu(device)?.forward(&batch);
         }
         let plain = logits.detach().to_dtype(DType::F32)?.contiguous()?;
-        let codes: Vec<f32> = host(&plain).values()?.iter().map(|x| (scale * x).tanh()).collect();
-        let Likelihood { loss, mut gradient } = self.pairs(&codes, &labels, index)?;
-        for (g, u) in gradient.iter_mut().zip(&codes) {
-            *g *= scale * (1.0 - u * u);
-        }
+        let codes = squash(host(&plain).values()?, scale);
+        let queries = Side { codes: &codes, labels: &labels };
+        self.remember(queries, index);
+        let others = self.others(queries);
+        let totals = [count_similar(queries, others), pairs(queries, others)];
+        let Likelihood { loss, gradient } = self.likelihood(queries, totals, scale);
         let gradient = Tensor::from_vec(gradient, logits.shape(), &Device::Cpu)?;
         logits.apply_op1(Known::new(loss, gradient))
     }
 
     fn scale(&self, epoch: usize) -> f64 {
-        ((epoch.saturating_sub(1) / self.params.scale_every + 1) as f64).sqrt()
+        self.scale_in(epoch)
     }
 
     fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
-        let Some((codes, labels)) = self.whole_bank()? else { return Ok(vec![]) };
-        let codes = Tensor::from_vec(codes, (labels.len(), self.bits), &Device::Cpu)?;
-        Ok(vec![("codes".into(), codes), ("labels".into(), labels.to_tensor()?)])
+        self.bank_state()
     }
 
     fn load_state(&mut self, state: &[(String, Tensor)]) -> candle_core::Result<()> {
-        let Some((codes, labels)) = &mut self.bank else { return Ok(()) };
-        let find = |wanted: &str| state.iter().find(|(name, _)| name == wanted).map(|(_, tensor)| tensor);
-        let (Some(new_codes), Some(new_labels)) = (find("codes"), find("labels")) else { bail!("hashnet: no bank") };
-        if new_codes.dims() != [labels.len(), self.bits] {
-            bail!("hashnet: a bank of {:?}", new_codes.dims());
-        }
-        *codes = new_codes.flatten_all()?.to_vec1()?;
-        #[cfg(feature = "cuda")]
-        {
-            self.on_gpu = None;
-        }
-        labels.load(new_labels)
+        self.load_bank(state)
     }
+}
+
+/// Counts are of similar pairs, and of all pairs.
+impl Part for State {
+    fn begin(&mut self, batch: &Batch, device: &Device) -> candle_core::Result<Vec<u64>> {
+        let scale = self.scale_in(batch.epoch) as f32;
+        let labels = LabelSets::from_tensor(&batch.labels)?;
+        let (count, bits) = (batch.index.len(), self.sizes.bits);
+        self.check(&[count, batch.logits.len() / count.max(1)], &labels, &batch.index)?;
+        let rows = self.division.map_or(0..count, |division| division.rows(count));
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(gpu) = device {
+            let logits = &Tensor::from_slice(&batch.logits, (count, bits), device)?;
+            let alpha = self.params.alpha as f32;
+            let batch = super::cuda::Batch { logits, labels: &labels, index: &batch.index, scale, alpha };
+            let on_gpu = self.on_gpu(gpu)?;
+            let begun = on_gpu.begin(&batch, rows)?;
+            let counts = on_gpu.counts(&begun)?;
+            self.begun = Some(Begun::There(begun));
+            return Ok(counts.to_vec());
+        }
+        if !device.is_cpu() {
+            bail!("hashnet: a device that is neither the CPU nor a CUDA one");
+        }
+        let codes = squash(&batch.logits, scale);
+        self.remember(Side { codes: &codes, labels: &labels }, &batch.index);
+        let codes = codes[rows.start * bits..rows.end * bits].to_vec();
+        let labels = labels.part(rows.start, rows.end);
+        let queries = Side { codes: &codes, labels: &labels };
+        let others = self.others(queries);
+        let counts = vec![count_similar(queries, others), pairs(queries, others)];
+        self.begun = Some(Begun::Here { rows, codes, labels, scale });
+        Ok(counts)
+    }
+
+    fn judge(&mut self, totals: &[u64]) -> candle_core::Result<Judged> {
+        let &[similar, pairs] = totals else { bail!("hashnet: {} counts of pairs", totals.len()) };
+        match self.begun.take() {
+            None => bail!("hashnet: no batch was taken in"),
+            Some(Begun::Here { rows, codes, labels, scale }) => {
+                let queries = Side { codes: &codes, labels: &labels };
+                let Likelihood { loss, gradient } = self.likelihood(queries, [similar, pairs], scale);
+                Ok(Judged { loss, rows, gradient })
+            }
+            #[cfg(feature = "cuda")]
+            Some(Begun::There(begun)) => {
+                let Some(on_gpu) = &self.on_gpu else { bail!("hashnet: a batch without its GPU") };
+                on_gpu.judge(begun, [similar, pairs])
+            }
+        }
+    }
+
+    fn scale(&self, epoch: usize) -> f64 {
+        self.scale_in(epoch)
+    }
+
+    fn state(&self) -> candle_core::Result<Vec<(String, Tensor)>> {
+        self.bank_state()
+    }
+
+    fn load_state(&mut self, state: &[(String, Tensor)]) -> candle_core::Result<()> {
+        self.load_bank(state)
+    }
+}
+
+/// How many pairs there are.
+fn pairs(queries: Side, others: Side) -> u64 {
+    queries.labels.len() as u64 * others.labels.len() as u64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::Var;
-    use serde_json::Value;
-
-    fn goldens(text: &str) -> Value {
-        serde_json::from_str(text).unwrap()
-    }
-
-    fn numbers(value: &Value) -> Vec<f64> {
-        match value {
-            Value::Array(items) => items.iter().flat_map(numbers).collect(),
-            number => vec![number.as_f64().unwrap()],
-        }
-    }
-
-    fn build(pairs: Pairs, sizes: Sizes) -> Box<dyn Loss> {
-        HashNet { alpha: 0.1, scale_every: const { NonZeroUsize::new(1).unwrap() }, pairs }.build(sizes).unwrap()
-    }
-
-    /// make_goldens.py's `weight`.
-    fn formula(tensor: u64, len: usize, bound: f64) -> Vec<f64> {
-        let mix = |i: u64| {
-            let mut x = ((tensor << 32) + i).wrapping_add(0x9E37_79B9_7F4A_7C15);
-            x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            x ^ (x >> 31)
-        };
-        let value = |i| ((mix(i) >> 40) as f64 - 8_388_608.0) / 8_388_608.0 * bound;
-        (0..len as u64).map(|i| f64::from(value(i) as f32)).collect()
-    }
-
-    /// Loss and gradient of one batch, computed in the given type.
-    fn run(
-        loss: &mut dyn Loss,
-        logits: &[f64],
-        labels: &[f64],
-        index: &[u32],
-        epoch: usize,
-        dtype: DType,
-    ) -> (f64, Vec<f64>) {
-        let tensor = |values: &[f64]| {
-            let shape = (index.len(), values.len() / index.len());
-            Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-        };
-        let logits = Var::from_tensor(&tensor(logits)).unwrap();
-        let value = loss.forward(&logits, &tensor(labels), index, Step { epoch }).unwrap();
-        let gradient = value.backward().unwrap().get(&logits).unwrap().clone();
-        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        (wide(&value)[0], wide(&gradient))
-    }
-
-    #[track_caller]
-    fn close(ours: f64, golden: f64, tolerance: f64) {
-        assert!((ours - golden).abs() <= tolerance, "{ours}, expected {golden}");
-    }
-
-    /// Both compared to 1e-6 of the largest, for f64 and f32 alike.
-    #[track_caller]
-    fn compare((loss, gradient): (f64, Vec<f64>), golden_loss: &Value, golden_gradient: &Value) {
-        close(loss, golden_loss.as_f64().unwrap(), 1e-6);
-        let golden = numbers(golden_gradient);
-        assert_eq!(gradient.len(), golden.len());
-        let largest = golden.iter().fold(0f64, |max, g| max.max(g.abs()));
-        gradient.iter().zip(golden).for_each(|(ours, golden)| close(*ours, golden, 1e-6 * largest));
-    }
-
-    #[test]
-    fn three_passes_over_a_bank_agree_with_pytorch() {
-        let golden = goldens(include_str!("../../../tests/golden/hashnet_loss.json"));
-        let (logits, labels) = (formula(100, 9 * 8 * 16, 2.0), numbers(&golden["labels"]));
-        for dtype in [DType::F64, DType::F32] {
-            let mut loss = build(Pairs::Bank, Sizes { images: 24, classes: 6, bits: 16 });
-            for (i, step) in golden["trace"].as_array().unwrap().iter().enumerate() {
-                let first = 8 * (i % 3);
-                let index: Vec<u32> = (first as u32..first as u32 + 8).collect();
-                let batch = (&logits[i * 128..(i + 1) * 128], &labels[first * 6..(first + 8) * 6]);
-                close(loss.scale(i / 3 + 1), step["scale"].as_f64().unwrap(), 1e-12);
-                let ours = run(loss.as_mut(), batch.0, batch.1, &index, i / 3 + 1, dtype);
-                compare(ours, &step["loss"], &step["grad"]);
-            }
-        }
-    }
-
-    #[test]
-    fn single_steps_agree_with_the_field_study() {
-        let golden = goldens(include_str!("../../../tests/golden/formats.json"));
-        for case in golden["hashnet_detached_bank"].as_array().unwrap() {
-            let size = |name: &str| case["shape"][name].as_u64().unwrap() as usize;
-            let (images, bits, classes) = (size("N"), size("K"), size("C"));
-            let scale = case["scale"].as_f64().unwrap();
-            let mut loss = build(Pairs::Bank, Sizes { images, classes, bits });
-            let mut labels = LabelSets::empty(images, classes);
-            for (i, row) in numbers(&case["bank_y_before"]).chunks(classes).enumerate() {
-                let word = (0..classes).filter(|&c| row[c] > 0.0).fold(0, |word, c| word | 1 << c);
-                labels.set(i, &[word]);
-            }
-            let codes: Vec<f32> = numbers(&case["bank_u_before"]).iter().map(|&u| u as f32).collect();
-            let codes = Tensor::from_vec(codes, (images, bits), &Device::Cpu).unwrap();
-            loss.load_state(&[("codes".into(), codes), ("labels".into(), labels.to_tensor().unwrap())]).unwrap();
-
-            let epoch = (scale * scale).round() as usize;
-            let index: Vec<u32> = numbers(&case["ind"]).iter().map(|&i| i as u32).collect();
-            let ours = run(loss.as_mut(), &numbers(&case["u"]), &numbers(&case["y"]), &index, epoch, DType::F64);
-            compare(ours, &case["loss"], &case["grad_u"]);
-        }
-    }
-
-    #[test]
-    fn in_batch_pairs_agree_with_pytorch_and_with_finite_differences() {
-        let golden = goldens(include_str!("../../../tests/golden/hashnet_loss.json"));
-        let logits = &formula(100, 8 * 16, 2.0)[..6 * 16];
-        let labels = numbers(&golden["labels"])[..36].to_vec();
-        let (ones, disjoint) = (vec![1.0; 36], (0..36).map(|i| f64::from(u8::from(i % 7 == 0))).collect());
-        let index: Vec<u32> = (0..6).collect();
-        for (labels, name) in [(labels, "in_batch"), (ones, "all_similar"), (disjoint, "only_self_similar")] {
-            let mut loss = build(Pairs::Batch, Sizes { images: 6, classes: 6, bits: 16 });
-            let mut at = |logits: &[f64]| run(loss.as_mut(), logits, &labels, &index, 1, DType::F64);
-            let (value, gradient) = at(logits);
-            close(value, golden[name].as_f64().unwrap(), 1e-6);
-            for i in [0, 17, 95] {
-                let mut shifted = logits.to_vec();
-                shifted[i] += 0.05;
-                let above = at(&shifted).0;
-                shifted[i] -= 0.1;
-                close(gradient[i], (above - at(&shifted).0) / 0.1, 2e-5);
-            }
-        }
-    }
-
-    #[test]
-    fn pairs_of_one_kind_only_give_no_nan() {
-        let sizes = Sizes { images: 3, classes: 2, bits: 4 };
-        for label in [0.0, 1.0] {
-            let mut loss = build(Pairs::Bank, sizes);
-            let (value, gradient) = run(loss.as_mut(), &[0.5; 12], &[label; 6], &[0, 1, 2], 1, DType::F32);
-            assert!(value.is_finite() && gradient.iter().all(|g| g.is_finite()));
-        }
-    }
-
-    #[test]
-    fn the_scale_steps_as_the_reference() {
-        let golden = goldens(include_str!("../../../tests/golden/formats.json"));
-        let loss: HashNet = serde_json::from_str("{}").unwrap();
-        let loss = loss.build(Sizes { images: 1, classes: 1, bits: 1 }).unwrap();
-        for (epoch, scale) in golden["scale"].as_object().unwrap() {
-            close(loss.scale(epoch.parse().unwrap()), scale.as_f64().unwrap(), 1e-12);
-        }
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit_and_a_reloaded_bank_goes_on() {
-        let sizes = Sizes { images: 2500, classes: 70, bits: 20 };
-        let labels: Vec<f64> = formula(7, 50 * 70, 1.0).iter().map(|x| f64::from(u8::from(*x > 0.9))).collect();
-        let losses = |threads: usize, reload: bool| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let mut loss = build(Pairs::Bank, sizes);
-                (0..4)
-                    .map(|step| {
-                        if reload {
-                            let state = loss.state().unwrap();
-                            loss = build(Pairs::Bank, sizes);
-                            loss.load_state(&state).unwrap();
-                        }
-                        let index: Vec<u32> = (0..50).map(|i| i * 50 + step).collect();
-                        let logits = formula(u64::from(step), 50 * 20, 2.0);
-                        let (value, gradient) = run(loss.as_mut(), &logits, &labels, &index, 2, DType::F32);
-                        (value.to_bits(), gradient.iter().map(|g| g.to_bits()).collect::<Vec<_>>())
-                    })
-                    .collect::<Vec<_>>()
-            })
-        };
-        let one = losses(1, false);
-        assert!(one == losses(2, false) && one == losses(3, true));
-    }
-
-    #[test]
-    fn a_batch_that_does_not_fit_is_an_error() {
-        let mut loss = build(Pairs::Bank, Sizes { images: 3, classes: 2, bits: 4 });
-        let tensor = |rows: usize, columns: usize| Tensor::ones((rows, columns), DType::F32, &Device::Cpu).unwrap();
-        let mut forward = |bits, classes, index: &[u32]| {
-            loss.forward(&tensor(2, bits), &tensor(2, classes), index, Step { epoch: 1 }).is_ok()
-        };
-        assert!(forward(4, 2, &[0, 2]));
-        assert!(!forward(4, 2, &[0, 3]) && !forward(5, 2, &[0, 1]) && !forward(4, 3, &[0, 1]) && !forward(4, 2, &[0]));
-    }
-}
+mod tests;

@@ -63,6 +63,11 @@ impl LabelSets {
         self.words[from * self.width..to * self.width].chunks_exact(self.width)
     }
 
+    /// Those of the images `from..to`, by themselves.
+    pub(super) fn part(&self, from: usize, to: usize) -> Self {
+        Self { words: self.words[from * self.width..to * self.width].to_vec(), ..*self }
+    }
+
     pub(super) fn set(&mut self, image: usize, set: &[u64]) {
         self.words[image * self.width..][..self.width].copy_from_slice(set);
     }

@@ -5,10 +5,12 @@ mod cuda;
 pub mod hashnet;
 mod labels;
 mod pairs;
+pub mod part;
 
 use crate::choices;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::Tensor;
+use part::{Division, Part};
 
 /// Where a training stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,14 @@ pub struct Sizes {
 /// Builds a loss out of its parameters in the pipeline file.
 pub trait BuildLoss {
     fn build(&self, sizes: Sizes) -> Result<Box<dyn Loss>>;
+
+    /// One device's part of it, for a training that divides its bank.
+    ///
+    /// # Errors
+    /// A loss without a bank, and a bank of fewer images than it has parts.
+    fn part(&self, _sizes: Sizes, _division: Division) -> Result<Box<dyn Part>> {
+        Err(Error::input("this loss keeps no bank that devices could divide").hint("leave out `bank`"))
+    }
 
     /// Whether what it computes in an epoch depends on how many there will be: then a finished training cannot be made
     /// longer. No default, so that whoever writes a loss decides.

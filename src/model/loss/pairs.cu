@@ -21,12 +21,15 @@ extern "C" __global__ void squash(const float *__restrict__ logits, float scale,
     if (at < count) codes[at] = tanhf(scale * logits[at]);
 }
 
-// Writes codes and labels of the batch's images to their places in the bank. Of an image that is there twice, the last.
+// Writes codes and labels of the batch's images to their places in the bank, which has `images` images from `first` on.
+// Of an image that is there twice, the last.
 extern "C" __global__ void remember(const float *__restrict__ codes, const word *__restrict__ labels,
-                                    const word *__restrict__ index, int count, int bits, int width, float *bank,
-                                    word *bank_labels) {
+                                    const word *__restrict__ index, int count, int bits, int width, word first,
+                                    word images, float *bank, word *bank_labels) {
     int row = blockIdx.x;
     word image = index[row];
+    // The same for the whole block.
+    if (image < first || image - first >= images) return;
     __shared__ int later;
     if (threadIdx.x == 0) later = 0;
     __syncthreads();
@@ -35,8 +38,9 @@ extern "C" __global__ void remember(const float *__restrict__ codes, const word 
     }
     __syncthreads();
     if (later) return;
-    for (int i = threadIdx.x; i < bits; i += blockDim.x) bank[image * bits + i] = codes[(word)row * bits + i];
-    for (int i = threadIdx.x; i < width; i += blockDim.x) bank_labels[image * width + i] = labels[(word)row * width + i];
+    for (int i = threadIdx.x; i < bits; i += blockDim.x) bank[(image - first) * bits + i] = codes[(word)row * bits + i];
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        bank_labels[(image - first) * width + i] = labels[(word)row * width + i];
 }
 
 __device__ __forceinline__ bool share_a_class(const word *a, const word *b, int width) {
@@ -80,12 +84,13 @@ __device__ __forceinline__ void load_columns(float (*tile)[PITCH], const float *
 }
 
 // Losses are two sums in f64 per tile of queries and slice: similar pairs, others. Gradients are by the codes of the
-// queries, one share per slice. The grid's third coordinate picks 64 bits of the gradient.
+// queries, one share per slice. The grid's third coordinate picks 64 bits of the gradient. Weights are those of `pairs`
+// pairs, `similar` of which are similar: all there are, of which these may be some.
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_likelihood(const float *__restrict__ codes, const word *__restrict__ labels, int count,
                 const float *__restrict__ bank, const word *__restrict__ bank_labels, int images, int bits, int width,
-                int per_slice, float alpha, const word *__restrict__ similar, double *__restrict__ losses,
-                float *__restrict__ gradients) {
+                int per_slice, float alpha, word pairs, const word *__restrict__ similar,
+                double *__restrict__ losses, float *__restrict__ gradients) {
     alignas(16) __shared__ float queries[DEPTH][PITCH];
     alignas(16) __shared__ float others[DEPTH][PITCH];
     // Derivatives of the pairs, an image's in a row; and the images' codes that they are multiplied by.
@@ -97,7 +102,6 @@ pair_likelihood(const float *__restrict__ codes, const word *__restrict__ labels
     int end = first + per_slice < images ? first + per_slice : images;
     int mine = threadIdx.x / 16 * 4, theirs = threadIdx.x % 16 * 4;
 
-    word pairs = (word)count * images;
     float similar_slope = (float)(share(*similar) * (double)alpha);
     float other_slope = (float)(share(pairs - *similar) * (double)alpha);
 

@@ -31,25 +31,21 @@ pub(super) struct Likelihood {
 /// Bank rows per block: with 8 queries and 64 bits a block's codes and pairs fill 300 KB.
 const BLOCK: usize = 1024;
 
+/// How many pairs of a query and an image of the bank share a class.
+pub(super) fn count_similar(queries: Side, bank: Side) -> u64 {
+    let images = bank.labels.len();
+    let of = |query: &[u64]| bank.labels.range(0, images).filter(|other| similar(query, other)).count() as u64;
+    let count = |&(from, to): &(usize, usize)| -> u64 { queries.labels.range(from, to).map(of).sum() };
+    parts(queries.labels.len()).1.par_iter().map(count).sum()
+}
+
 /// Weighted negative log likelihood of all pairs of a query `i` and an image `j` of the bank:
 ///
 /// `d = alpha u_i . u_j`, `l = log(1 + exp(d)) - s d`, loss = mean of `l` over similar pairs (`s = 1`) + mean over the
-/// others. A mean over no pairs is left out.
-pub(super) fn likelihood(queries: Side, bank: Side, bits: usize, alpha: f32) -> Likelihood {
+/// others. A mean over no pairs is left out. Weights are those of all pairs there are, of which these may be some.
+pub(super) fn likelihood(queries: Side, bank: Side, bits: usize, weights: Weights) -> Likelihood {
     let count = queries.labels.len();
-    let rows_per_part = count.div_ceil(PARTS).max(1);
-    let parts: Vec<(usize, usize)> =
-        (0..count).step_by(rows_per_part).map(|from| (from, (from + rows_per_part).min(count))).collect();
-
-    let count_similar = |&(from, to): &(usize, usize)| -> u64 {
-        let images = bank.labels.len();
-        let of = |query: &[u64]| bank.labels.range(0, images).filter(|other| similar(query, other)).count() as u64;
-        queries.labels.range(from, to).map(of).sum()
-    };
-    let positive: u64 = parts.par_iter().map(count_similar).sum();
-    let total = (count * bank.labels.len()) as u64;
-    let weights = Weights { positive: share(positive), negative: share(total - positive), alpha };
-
+    let (rows_per_part, parts) = parts(count);
     let mut gradient = vec![0.0; count * bits];
     let losses: Vec<f64> = (parts.par_iter(), gradient.par_chunks_mut(rows_per_part * bits))
         .into_par_iter()
@@ -58,17 +54,28 @@ pub(super) fn likelihood(queries: Side, bank: Side, bits: usize, alpha: f32) -> 
     Likelihood { loss: losses.iter().sum(), gradient }
 }
 
-/// Weight of one pair in a mean over `count`; a mean over nothing counts nothing, never 0 times infinity.
-fn share(count: u64) -> f64 {
-    if count == 0 { 0.0 } else { 1.0 / count as f64 }
+/// Queries in parts that their number decides: how many are in one, and where each begins and ends.
+fn parts(count: usize) -> (usize, Vec<(usize, usize)>) {
+    let rows_per_part = count.div_ceil(PARTS).max(1);
+    let part = |from: usize| (from, (from + rows_per_part).min(count));
+    (rows_per_part, (0..count).step_by(rows_per_part).map(part).collect())
 }
 
 /// Weight of each similar pair and of each other pair, and the factor of inner products.
 #[derive(Clone, Copy)]
-struct Weights {
+pub(super) struct Weights {
     positive: f64,
     negative: f64,
     alpha: f32,
+}
+
+impl Weights {
+    /// Of so many pairs, some of which are similar.
+    pub(super) fn new(similar: u64, pairs: u64, alpha: f32) -> Self {
+        // A mean over nothing counts nothing, never 0 times infinity.
+        let share = |count: u64| if count == 0 { 0.0 } else { 1.0 / count as f64 };
+        Self { positive: share(similar), negative: share(pairs.saturating_sub(similar)), alpha }
+    }
 }
 
 /// The loss of the queries `from..to`, block by block of the bank; adds their gradient to `gradient`.

@@ -71,6 +71,50 @@ fn any_number_of_replicas_makes_what_one_makes() {
 
 const PAIRS: &str = r#"{"name": "hashnet", "pairs": "batch"}"#;
 
+/// A training whose bank lies elsewhere than on the first device.
+fn with_bank(bank: &str) -> Recipe {
+    let division = format!(r#"{{"name": "synchronous", "bank": "{bank}"}}"#);
+    Recipe { data_parallel: serde_json::from_str(&division).unwrap(), ..recipe() }
+}
+
+#[test]
+fn a_divided_bank_makes_what_a_whole_one_makes() {
+    let (one, losses) = whole(1, &recipe());
+    for bank in ["sharded", "replicated"] {
+        let recipe = with_bank(bank);
+        assert!(bytes(&whole(1, &recipe).0) == bytes(&one), "{bank}: on one device there is nothing to divide");
+        // 16 devices have nothing to do in half of the last batch; 40 images cannot be cut into 16 equal shards.
+        for devices in [2, 3, 16] {
+            let (several, their_losses) = whole(devices, &recipe);
+            for (ours, theirs) in losses.iter().zip(&their_losses) {
+                assert!((ours - theirs).abs() < 1e-5, "{bank} on {devices}: {ours} {theirs}");
+            }
+            let far = apart(&one.model, &several.model);
+            assert!(far < ROUNDING, "{bank} on {devices}: {far:.1e}");
+        }
+        let expected = bytes(&whole(2, &recipe).0);
+        for stop in [4, 8] {
+            let scratch = TempDir::new().unwrap();
+            assert!(on(2, &recipe, scratch.path(), stop).0.is_err());
+            let resumed = on(2, &recipe, scratch.path(), usize::MAX).0.unwrap();
+            assert!(bytes(&resumed) == expected, "{bank}: stopped at step {stop}");
+            // What is saved of a bank does not tell how it was divided.
+            for (before, after) in [(3, 1), (1, 2), (2, 3)] {
+                let scratch = TempDir::new().unwrap();
+                assert!(on(before, &recipe, scratch.path(), stop).0.is_err());
+                let (resumed, losses) = on(after, &recipe, scratch.path(), usize::MAX);
+                assert_eq!(losses.len(), 9 - (stop - 1) / 3 * 3, "from the last whole epoch on");
+                let far = apart(&one.model, &resumed.unwrap().model);
+                assert!(far < ROUNDING, "{bank}: {before} devices, then {after}: {far:.1e}");
+            }
+        }
+    }
+    let refused = Recipe { loss: serde_json::from_str(PAIRS).unwrap(), ..with_bank("sharded") };
+    let scratch = TempDir::new().unwrap();
+    let error = on(2, &refused, scratch.path(), usize::MAX).0.err().unwrap().downcast::<Error>().unwrap();
+    assert!(error.message().contains("keeps no bank"), "{}", error.message());
+}
+
 #[test]
 fn a_training_goes_on_with_another_number_of_replicas() {
     let expected = bytes(&whole(2, &recipe()).0);
@@ -298,6 +342,17 @@ mod cuda_tests {
         assert!(bytes(&resumed) == bytes(&two), "a stopped training ends in other bytes");
         let elsewhere = on_devices(&[Device::Cpu], &recipe(), scratch.path(), usize::MAX).0.unwrap();
         assert!(bytes(&elsewhere) == bytes(&two), "a finished one is only read");
+
+        for bank in ["sharded", "replicated"] {
+            let (divided, their_losses) = whole(&devices, &with_bank(bank));
+            assert!(losses.iter().zip(&their_losses).all(|(a, b)| (a - b).abs() < 1e-4), "{bank}: {their_losses:?}");
+            let far = apart(&one.model, &divided.model);
+            assert!(far < 1e-4, "{bank}: {far:.1e}");
+            let scratch = TempDir::new().unwrap();
+            assert!(on_devices(&devices, &with_bank(bank), scratch.path(), 5).0.is_err());
+            let resumed = on_devices(&devices, &with_bank(bank), scratch.path(), usize::MAX).0.unwrap();
+            assert!(bytes(&resumed) == bytes(&divided), "{bank}: a stopped training ends in other bytes");
+        }
 
         let ranks = Recipe { epochs: 1, ..ranks(2) };
         let far = apart(&whole(&devices, &ranks).0.model, &whole(&devices[..1], &ranks).0.model);

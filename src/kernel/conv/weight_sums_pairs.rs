@@ -1,53 +1,19 @@
-//! Convolutions of bf16 numbers: as in `conv.rs`, but each term is a pair of products.
+//! Backward to the weights with bf16 numbers: pairs are images of the batch.
 //!
-//! Forward and towards the input, neighbours in a row of a window are paired. Towards the weights, images are: the sums
-//! go over all of them, and with two images' numbers side by side every window finds its pairs whatever its stride.
+//! The sums go over all of them, and with two images' numbers side by side every window finds its pairs whatever its
+//! stride.
 
-use super::bf16::{Pair, of_neighbours, of_rows, of_rows_turned};
-use super::conv::Job;
-use super::frame::{Frame, Geometry};
-use super::packed::{Packed, pairs_of_row, panel};
-use super::product::{Output, Start, Terms, pair_sums};
-use super::scratch::{Buffer, Shared, of_thread};
+use super::job::Job;
+use crate::kernel::bf16::{Pair, of_rows, of_rows_turned};
+use crate::kernel::frame::Geometry;
+use crate::kernel::packed::panel;
+use crate::kernel::product::{Output, Start, Terms, pair_sums};
+use crate::kernel::scratch::{Shared, of_thread};
 use rayon::prelude::*;
-
-/// All filters over a framed image, to `[out_height, out_width, filters]`.
-pub(super) fn convolve(
-    geometry: &Geometry,
-    frame: &Frame,
-    (image, pairs): (&[f32], &mut Buffer<Pair>),
-    weights: &Packed<Pair>,
-    bias: Option<&[f32]>,
-    relu: bool,
-    out: &mut [f32],
-) {
-    let Geometry { kernel, stride, out_height, out_width, .. } = *geometry;
-    let (filters, row_len, row) = (weights.filters, frame.row_len() / 2, pairs_of_row(geometry, frame.cell));
-    let pairs = pairs.sized(frame.len() / 2);
-    of_neighbours(image, pairs);
-    for (first, packed) in weights.panels() {
-        let columns = panel().min(filters - first);
-        let terms = Terms {
-            segments: kernel,
-            len: row,
-            a_row: stride * frame.cell / 2,
-            a_step: 1,
-            a_segment: row_len,
-            b_step: columns,
-            b_segment: row * columns,
-        };
-        let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-        for y in 0..out_height {
-            let values = &mut out[y * out_width * filters + first..];
-            let out = Output { values, stride: filters, rows: out_width, columns };
-            pair_sums(&terms, &pairs[y * stride * row_len..], packed, start, relu, out);
-        }
-    }
-}
 
 impl Job {
     /// The gradient of the weights, `[m, c, k, k]`.
-    pub(super) fn weight_gradient_of_pairs(&self, xs: &[f32], gradient: &[f32]) -> Vec<f32> {
+    pub(super) fn weight_sums_of_pairs(&self, xs: &[f32], gradient: &[f32]) -> Vec<f32> {
         let (image_len, frame_len, map_len) = (self.geometry.image_len(), self.frame.len(), self.conv_len());
         let pairs = self.images.div_ceil(2);
         let (mut frames, mut turned) = (Shared::<Pair>::take(), Shared::<Pair>::take());
