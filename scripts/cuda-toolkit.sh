@@ -5,7 +5,7 @@
 #   scripts/cuda-toolkit.sh setup             only gets the compiler, its headers, and what is linked against
 #   eval "$(scripts/cuda-toolkit.sh env)"     the environment for cargo commands of your own, after `setup`
 #   scripts/cuda-toolkit.sh libraries         gets CUDA's libraries (1.1 GB) for running; prints LD_LIBRARY_PATH
-#   scripts/cuda-toolkit.sh check BINARY      tells which libraries a binary wants, and which are not found
+#   scripts/cuda-toolkit.sh check BINARY      tries a binary on this machine's GPU, and tells what is missing
 #
 # Needs Linux on x86-64 or 64-bit ARM, cargo, gcc and g++, python3 with pip, PyPI, and 500 MB of disk. What was done is
 # not done again; interrupt it at any time. With an nvcc 13.0 of your own none of this is needed: set CUDA_HOME and run
@@ -157,7 +157,7 @@ build() {
   [ $# -gt 0 ] || set -- --features cuda,cudnn
   (cd "$PROJECT" && cargo build --release "$@")
   say "built \`${CARGO_TARGET_DIR:-$PROJECT/target}/release/hashpipe\`, for GPUs of compute capability $CUDA_COMPUTE_CAP" \
-    "and what that runs on; it starts where CUDA's libraries are found: \`$0 check\`, \`$0 libraries\`"
+    "and what that runs on; it uses a GPU where CUDA's libraries are found: \`$0 check\`, \`$0 libraries\`"
 }
 
 libraries() {
@@ -170,13 +170,11 @@ libraries() {
 
 check() {
   [ -f "${1:-}" ] || die "\`${1:-}\` is no file: give a hashpipe that was built with \`--features cuda\`"
-  need ldd "look for libraries" "it is part of glibc"
-  local missing
-  ldd "$1" | grep -E 'cuda|cublas|curand|nvrtc|cudnn|nccl' || die "\`$1\` wants no library of CUDA: it was built for CPUs"
-  missing=$(ldd "$1" | awk '/not found/ {print $1}' | tr '\n' ' ')
-  [ -n "$missing" ] || { say "all libraries are found"; return; }
-  case $missing in *libcuda.so.1*) say "libcuda.so.1 comes with the driver: look for it with \`ldconfig -p\`" ;; esac
-  die "not found: ${missing}- put their folders into LD_LIBRARY_PATH: \`eval \"\$($0 libraries)\"\`, or those of a PyTorch for CUDA 13"
+  # The names of CUDA's functions stand in a program that calls them.
+  grep -qa cuLaunchKernel "$1" || die "\`$1\` was built for CPUs: it calls nothing of CUDA"
+  "$1" bench forward --device cuda --backbone small --side 32 --batch 2 --seconds 0 --cache "$DIR/none" >&2 ||
+    die "\`$1\` cannot use a GPU here; what is said above tells why. Libraries come by \`eval \"\$($0 libraries)\"\`, or with a PyTorch for CUDA 13"
+  say "\`$1\` computes on this machine's GPU"
 }
 
 case ${1:-} in

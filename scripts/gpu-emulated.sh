@@ -2,14 +2,17 @@
 # Runs the GPU tests on a machine without a GPU: builds the emulated CUDA libraries (tests/cuda/emulator), builds the
 # tests with CUDA, and runs them on it in several orders. What that proves and what not: tests/cuda/emulator/README.md.
 #
-#   scripts/gpu-emulated.sh [FILTER..]     only tests whose names contain one of these (default: cuda)
+#   scripts/gpu-emulated.sh [--whole] [FILTER..]     only tests whose names contain one of these (default: cuda)
+#
+#   --whole          then also runs `scripts/gpu-check.sh --tiny`: the program itself, with pipelines and benchmarks
 #
 # Needs g++, and nvcc to compile candle's kernels: CUDA_HOME is used if it is set, else scripts/cuda-toolkit.sh gets a
 # compiler from PyPI. Settings, as environment variables:
 #   CUDA_EMULATOR    where the emulator is built (default: target/cuda-emulator)
-#   TESTS            a test program that is there already: nothing is built but the emulator
+#   TESTS, BINARY    a test program, and for --whole a hashpipe, that are there already: nothing is built but the emulator
 #   ORDERS           which of `shuffled`, `forward`, `reverse`, `lazy` to run (default: all)
 #   LIMIT            seconds that one run of the tests may take (default: 900)
+#   CARGO_TARGET_DIR where cargo builds (default: target/cuda)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,6 +21,8 @@ fail() { printf 'gpu-emulated: %s\n' "$*" >&2; exit 1; }
 
 emulator=${CUDA_EMULATOR:-target/cuda-emulator}
 limit=${LIMIT:-900}
+whole=
+if [ "${1:-}" = --whole ]; then whole=1; shift; fi
 filters=("$@")
 [ ${#filters[@]} -gt 0 ] || filters=(cuda)
 
@@ -37,8 +42,8 @@ for lazy in 0 1; do
 done
 grep -c '^ok' "$emulator/objects/check.out" | sed 's/$/ checks of the emulator itself passed/' >&2
 
-tests=${TESTS:-}
-if [ -z "$tests" ]; then
+tests=${TESTS:-} binary=${BINARY:-}
+if [ -z "$tests" ] || { [ -n "$whole" ] && [ -z "$binary" ]; }; then
   say "the tests, with CUDA"
   if [ -z "${CUDA_HOME:-}" ]; then
     [ -x scripts/cuda-toolkit.sh ] || fail "set CUDA_HOME to a CUDA toolkit"
@@ -48,10 +53,19 @@ if [ -z "$tests" ]; then
   export LIBRARY_PATH="$CUDA_HOME/lib:$CUDA_HOME/lib/stubs:$emulator${LIBRARY_PATH:+:$LIBRARY_PATH}"
   # Not the folder of other builds: with other features, each would undo the other's.
   export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/cuda}
-  built=$(cargo test --locked --no-run --features cuda,cudnn --lib 2>&1 | tee /dev/stderr)
-  tests=$(printf '%s\n' "$built" | sed -n 's/.*Executable .*(\(.*\))$/\1/p' | tail -1)
+  # built WORD..: has cargo build something and prints the program that came of it.
+  built() {
+    cargo "$@" --locked --features cuda,cudnn --message-format=json-render-diagnostics |
+      sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1
+  }
+  [ -n "$tests" ] || tests=$(built test --no-run --lib)
   [ -x "$tests" ] || fail "cargo names no test program"
+  [ -z "$whole" ] || [ -n "$binary" ] || binary=$(built build --bin hashpipe)
 fi
+# A function of CUDA that src/device/libraries.rs does not name brings its library back among those without which the
+# program does not start.
+linked=$(readelf -d "$tests" | grep -oE 'lib(cuda|nvrtc|cublas|cublasLt|curand|cudnn|nccl)[.]so[.0-9]*' | tr '\n' ' ' || true)
+[ -z "$linked" ] || [ "$(uname -m)" != x86_64 ] || fail "the program is linked with $linked: which functions of these are missing in src/device/libraries.rs? \`readelf --dyn-syms $tests | grep UND\`"
 
 failed=0 table=
 for order in ${ORDERS:-shuffled forward reverse lazy}; do
@@ -71,6 +85,11 @@ for order in ${ORDERS:-shuffled forward reverse lazy}; do
   { [ "$code" = 0 ] && [ "$skipped" = 0 ]; } || failed=1
   table+=$(printf '%-9s %s%s  (%s)' "$order" "$result" "$([ "$skipped" = 0 ] || echo ", $skipped skipped")" "$log")$'\n'
 done
+if [ -n "$whole" ]; then
+  say "the program"
+  CUDA_EMULATOR=$emulator scripts/gpu-check.sh --tiny --seconds 3600 --binary "$binary" --tests "$tests" --out "$emulator/objects/check-whole" >&2 || failed=1
+  table+="whole     $emulator/objects/check-whole/table.txt"$'\n'
+fi
 say "on the emulator"
 printf '%s' "$table"
 exit $failed

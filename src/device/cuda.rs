@@ -56,19 +56,24 @@ fn open_anew(slot: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Whether there is a driver that is new enough.
+/// The CUDA that this program is made for: 13000 for 13.0.
+pub(super) const BUILT_WITH: i32 = sys::CUDA_VERSION as i32;
+
+/// Whether all of CUDA's libraries are there, and a driver that is new enough.
 fn check_driver() -> Result<()> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    super::libraries::load()?;
     result::init().map_err(no_driver)?;
     let mut version = 0;
     // Sound: it writes one number.
     let told = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    let built = sys::CUDA_VERSION as i32;
+    let built = BUILT_WITH;
     if told == CUresult::CUDA_SUCCESS && version < built {
         let name = |version: i32| format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
         return Err(Error::resources("the NVIDIA driver is too old for this hashpipe")
             .note(format!("the driver is for {}, this hashpipe was built with {}", name(version), name(built)))
             .hint("update the driver (CUDA 13.0 needs 580 or newer), or build with an older CUDA toolkit")
-            .hint("without `--gpus` the CPU is used"));
+            .hint(super::USE_THE_CPU));
     }
     Ok(())
 }
@@ -91,7 +96,7 @@ fn no_driver(error: DriverError) -> Error {
         ),
         _ => error_of("the NVIDIA driver cannot be started", "`nvidia-smi` tells more"),
     };
-    told.note(format!("{:?}{}", error.0, visible())).hint("without `--gpus` the CPU is used")
+    told.note(format!("{:?}{}", error.0, visible())).hint(super::USE_THE_CPU)
 }
 
 /// `CUDA_VISIBLE_DEVICES`, if it is set, to be put behind a text.
@@ -103,7 +108,8 @@ fn visible() -> String {
 fn cannot_open(slot: usize, reason: &str) -> Error {
     Error::resources(format!("cannot open GPU {slot}"))
         .note(reason.lines().next().unwrap_or_default().to_string())
-        .hint("`nvidia-smi` shows whether the driver sees the card, and who uses it; without `--gpus` the CPU is used")
+        .hint("`nvidia-smi` shows whether the driver sees the card, and who uses it")
+        .hint(super::USE_THE_CPU)
 }
 
 /// candle's own kernels lie in the binary for one architecture; from 9.0 on, NVIDIA's compiler makes them for that alone.

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(all(feature = "cuda", target_arch = "x86_64", target_os = "linux"))]
+mod libraries;
 #[cfg(feature = "nccl")]
 pub(crate) mod nccl;
 #[cfg(feature = "cuda")]
@@ -60,6 +62,10 @@ pub(crate) fn bind(device: &Device) -> candle_core::Result<()> {
     let _ = device;
     Ok(())
 }
+
+/// What to do where a GPU cannot be used.
+#[cfg(feature = "cuda")]
+const USE_THE_CPU: &str = "`--gpus 0` of `run` and `--device cpu` of other commands use the CPU";
 
 /// What to do about a build without CUDA.
 pub const HOW_TO_BUILD: &str = "leave out `--gpus` or `--device` to use the CPU; `scripts/cuda-toolkit.sh build` makes a \

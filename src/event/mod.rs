@@ -50,10 +50,10 @@ pub enum Event {
         key: String,
         reason: String,
         threads: usize,
-        /// The first of its GPUs, by number.
+        /// The number of its GPU, or of its first one.
         gpu: Option<usize>,
-        /// All of them.
-        #[serde(default)]
+        /// The numbers of all its GPUs, if they are several.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         gpus: Vec<usize>,
         /// Seconds between having all it needs and having a slot.
         #[serde(default)]

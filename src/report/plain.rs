@@ -152,10 +152,10 @@ fn lines(event: &Event) -> Vec<String> {
         Event::Reading { read, total } => vec![format!("reading inputs: {} of {}", size(*read), size(*total))],
         Event::Cached { task, key, .. } => vec![head("cached", task, short(key))],
         Event::Start { task, reason, threads, gpu, gpus, .. } => {
-            let on = match (&gpus[..], gpu) {
-                ([], None) => plural(*threads, "thread"),
-                ([], Some(gpu)) | ([gpu], _) => format!("gpu {gpu}"),
-                (gpus, _) => format!("gpus {}", gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            let on = match (gpu, &gpus[..]) {
+                (None, []) => plural(*threads, "thread"),
+                (Some(gpu), []) => format!("gpu {gpu}"),
+                (_, gpus) => format!("gpus {}", gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
             };
             vec![head("start", task, &format!("{on}; {reason}"))]
         }
@@ -249,6 +249,19 @@ mod tests {
                 "start   train.a                          1 thread; never run before",
             ]
         );
+    }
+
+    #[test]
+    fn where_a_task_runs_is_told() {
+        let on = |card: Option<usize>, cards: &[usize]| {
+            let mut event = start("train.a");
+            let Event::Start { gpu, gpus, .. } = &mut event else { unreachable!() };
+            (*gpu, *gpus) = (card, cards.to_vec());
+            shown([begin(&[("train.a", 1)]), event], false).pop().unwrap()
+        };
+        assert!(on(None, &[]).ends_with(" 1 thread; never run before"));
+        assert!(on(Some(2), &[]).ends_with(" gpu 2; never run before"));
+        assert!(on(Some(0), &[0, 3]).ends_with(" gpus 0, 3; never run before"));
     }
 
     #[test]

@@ -200,9 +200,9 @@ impl Record {
                 (task.state, task.key, task.seconds) = (State::Cached, Key::parse(key), Some(*seconds));
                 self.saved += seconds;
             }
-            Event::Start { key, gpus, .. } => {
+            Event::Start { key, gpu, gpus, .. } => {
                 (task.state, task.key) = (State::Running, Key::parse(key));
-                task.gpus.clone_from(gpus);
+                task.gpus = if gpus.is_empty() { gpu.iter().copied().collect() } else { gpus.clone() };
                 task.attempts += 1;
             }
             Event::Done { seconds, metrics, .. } => {

@@ -80,9 +80,8 @@ impl Maker {
                     self.waiting(line.span, task, line.ts - waited, line.ts);
                 }
                 let cpus = self.take(*threads);
-                // Runs of before told only the first.
+                let arguments = json!({ "key": key, "reason": reason, "threads": threads, "gpu": gpu });
                 let gpus = if gpus.is_empty() { gpu.iter().copied().collect() } else { gpus.clone() };
-                let arguments = json!({ "key": key, "reason": reason, "threads": threads, "gpus": gpus });
                 self.going.insert(line.span, Going { task: task.clone(), from: line.ts, cpus, gpus, arguments });
             }
             Event::Done { .. } => self.end(line.span, line.ts, "done"),
@@ -120,8 +119,8 @@ impl Maker {
             self.busy[*row] = false;
             self.slice(Group::Cpus, *row, &going.task, going.from, at, &going.arguments);
         }
-        for gpu in &going.gpus {
-            self.slice(Group::Gpus, *gpu, &going.task, going.from, at, &going.arguments);
+        for gpu in going.gpus {
+            self.slice(Group::Gpus, gpu, &going.task, going.from, at, &going.arguments);
         }
     }
 

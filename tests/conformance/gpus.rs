@@ -166,6 +166,13 @@ fn only_cards_that_cuda_may_see_are_used_in_that_order_and_by_uuid() {
     for (visible, more) in [("1", &[][..]), ("", &[]), ("-1,0,1", &[]), ("GPU-a,1", &[]), ("0,1", &["--gpus", "2,0"])] {
         let ended = machine.run_seeing(visible, more);
         assert_eq!(ended.code, 6, "{visible}: {}", said(&ended));
+        let named = ["", "-1,0,1", "GPU-a,1"].contains(&visible);
+        assert_eq!(
+            said(&ended).contains("driver shows 3 GPUs, but CUDA_VISIBLE_DEVICES is"),
+            named,
+            "{}",
+            said(&ended)
+        );
     }
     // By the driver's numbers among those that are left.
     machine.one("gpus = 1");
@@ -261,8 +268,11 @@ fn share_a_card(driver: &dyn Fn(&Machine) -> String) {
 #[test]
 fn four_trainings_of_measured_memory_share_a_card() {
     share_a_card(&|machine| {
-        let process =
-            |bits| format!("process 0 @{} {}\n", machine.space.path(&format!("pid-{bits}")).display(), 5 * GIB);
+        // One that computes and draws is listed twice, and uses its memory once.
+        let process = |bits| {
+            let number = machine.space.path(&format!("pid-{bits}"));
+            ["process", "graphics"].map(|how| format!("{how} 0 @{} {}\n", number.display(), 5 * GIB)).concat()
+        };
         format!("{}{}", gpu("GPU-a", 24, 0), [16, 32, 48, 64].map(process).concat())
     });
 }

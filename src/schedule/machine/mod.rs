@@ -48,8 +48,10 @@ pub struct Machine {
 struct Inventory {
     cards: Vec<Card>,
     probe: Probe,
-    /// Why no driver answers, where that is odd.
+    /// Why there is no card, where that is odd.
     absent: Option<String>,
+    /// `CUDA_VISIBLE_DEVICES` is why: it names none of the driver's.
+    hidden: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,11 @@ impl Machine {
         self.inventory().absent.as_deref()
     }
 
+    /// Whether the driver has cards, and `CUDA_VISIBLE_DEVICES` leaves none of them.
+    pub fn hides_all(&self) -> bool {
+        self.inventory().hidden
+    }
+
     /// What the driver tells of a card beside its memory, by its position among [`Machine::cards`].
     pub fn about(&self, position: usize) -> About {
         let Inventory { cards, probe, .. } = self.inventory();
@@ -154,7 +161,7 @@ impl Machine {
 impl Inventory {
     fn told(cards: Vec<Fake>) -> Self {
         let (cards, used) = cards.into_iter().unzip();
-        Self { cards, probe: Probe::Told(used), absent: None }
+        Self { cards, probe: Probe::Told(used), absent: None, hidden: false }
     }
 
     /// The driver's cards; without a driver, as many as were asked for, or as the file says. Of either only those that
@@ -175,16 +182,18 @@ impl Inventory {
         };
         match driver {
             Ok(driver) => {
-                if let Some(text) = visible {
-                    cards = cards::visible(&cards, &text);
-                }
+                let absent = visible.and_then(|text| {
+                    let all = std::mem::take(&mut cards);
+                    cards = cards::visible(&all, &text);
+                    cards.is_empty().then(|| hidden(all.len(), &text))
+                });
                 if asked.is_none() {
                     cards.truncate(host.gpus.unwrap_or(usize::MAX));
                 }
                 for card in &mut cards {
                     card.memory = [card.memory, most].into_iter().flatten().min();
                 }
-                Self { cards, probe: Probe::Driver(Box::new(driver)), absent: None }
+                Self { cards, probe: Probe::Driver(Box::new(driver)), hidden: absent.is_some(), absent }
             }
             Err(absent) => {
                 let said = asked.map_or_else(|| (0..host.gpus.unwrap_or(0)).collect(), Gpus::numbers);
@@ -210,6 +219,13 @@ impl Inventory {
         };
         Ok(Self { cards: kept.iter().map(|position| self.cards[*position].clone()).collect(), probe, ..self })
     }
+}
+
+/// Why none of so many cards is left.
+fn hidden(count: usize, visible: &str) -> String {
+    let cards = if count == 1 { "a GPU".into() } else { format!("{count} GPUs") };
+    let named = if visible.trim().is_empty() { "is empty".into() } else { format!("is `{visible}`") };
+    format!("NVIDIA's driver shows {cards}, but {VISIBLE} {named}, which names none of them")
 }
 
 /// The most GPU memory that a process and those it started were seen to use.

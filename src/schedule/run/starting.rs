@@ -116,7 +116,7 @@ impl Run<'_> {
             reason: format!("{}{}", waiting.reason, waiting.start),
             threads: share.threads,
             gpu: share.cards().first().copied(),
-            gpus: share.cards(),
+            gpus: Some(share.cards()).filter(|cards| cards.len() > 1).unwrap_or_default(),
             waited: waiting.since.elapsed().as_secs_f64(),
             expected: self.forecast.expected(id),
         });

@@ -26,6 +26,9 @@ impl Slots {
             let note = format!("it wants {}, and there {}", gpus(need), self.inventory());
             let hint = match self.machine.cards() {
                 _ if !self.lost().is_empty() => "`nvidia-smi` and `dmesg` (Xid) tell of the card; it may need a reset",
+                [] if self.machine.hides_all() => {
+                    "unset CUDA_VISIBLE_DEVICES, or name the cards that `nvidia-smi -L` lists"
+                }
                 [] => "without a driver, `--gpus` or `host = { gpus = .. }` in `[resources]` says how many there are",
                 _ => "want less in `[resources]`: `gpus = 0` keeps it off them",
             };

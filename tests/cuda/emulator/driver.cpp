@@ -76,7 +76,7 @@ EXPORT int cuInit(unsigned) {
     ready = true;
     return devices.empty() ? NO_DEVICE : OK;
 }
-EXPORT int cuDriverGetVersion(int *v) { if (!v) return INVALID_VALUE; *v = 13000; return OK; }
+EXPORT int cuDriverGetVersion(int *v) { if (!v) return INVALID_VALUE; *v = int(setting("CUDA_EMULATED_DRIVER", 13000)); return OK; }
 EXPORT int cuDeviceGetCount(int *n) { if (!ready) return NOT_INITIALIZED; if (!n) return INVALID_VALUE; *n = int(devices.size()); return OK; }
 EXPORT int cuDeviceGet(int *out, int ordinal) {
     if (!ready) return NOT_INITIALIZED;

@@ -33,8 +33,9 @@ EXPORT int nvmlShutdown() { return OK; }
 EXPORT const char *nvmlErrorString(int e) { return e ? "a failure in the emulated NVML" : "Success"; }
 EXPORT int nvmlSystemGetDriverVersion(char *out, unsigned room) { return give("580.0 (emulated)", out, room); }
 EXPORT int nvmlSystemGetNVMLVersion(char *out, unsigned room) { return give("13.580.0", out, room); }
-EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13000; return OK; }
-EXPORT int nvmlSystemGetCudaDriverVersion(int *v) { *v = 13000; return OK; }
+static int cuda() { const char *v = getenv("CUDA_EMULATED_DRIVER"); return v && *v ? atoi(v) : 13000; }
+EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = cuda(); return OK; }
+EXPORT int nvmlSystemGetCudaDriverVersion(int *v) { *v = cuda(); return OK; }
 EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { if (!ready) return UNINITIALIZED; *n = unsigned(count()); return OK; }
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **out) { if (int(i) >= count()) return INVALID; *out = (void *)(long(i) + 1); return OK; }
 EXPORT int nvmlDeviceGetHandleByUUID(const char *text, void **out) { for (int i = 0; i < count(); i++) if (uuid(i) == text) { *out = (void *)(long(i) + 1); return OK; } return NOT_FOUND; }
