@@ -221,12 +221,17 @@ pub(super) const SLOTS: usize = 2;
 
 impl Cut {
     /// Cuts `total` codes of `each` bytes for `room` bytes of a card. Parts are of at most `largest` codes, and of at most
-    /// `travelling` bytes where not all can stay; they have 64 codes, however little room there is.
-    pub(super) fn new(total: usize, each: usize, room: usize, largest: usize, travelling: usize) -> Self {
+    /// `travelling` bytes where not all can stay; but they have `least` codes, however little room there is.
+    pub(super) fn new(
+        [total, each]: [usize; 2],
+        room: usize,
+        [least, largest]: [usize; 2],
+        travelling: usize,
+    ) -> Self {
         /// What travels takes a quarter of the room at most, so that as much as possible can stay.
         const PARTS: usize = 4 * SLOTS;
         let fits = total.saturating_mul(each) <= room;
-        let part = if fits { largest } else { largest.min(travelling.min(room / PARTS) / each.max(1)) };
+        let part = if fits { largest } else { largest.min(travelling.min(room / PARTS) / each.max(1)).max(least) };
         let part = (part / 64 * 64).max(64);
         let parts: Vec<Range<usize>> = (0..total).step_by(part).map(|start| start..total.min(start + part)).collect();
         let resident = if fits { parts.len() } else { (room / (part * each.max(1))).saturating_sub(SLOTS) };
@@ -308,16 +313,18 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_cut_and_as_much_as_possible_stays() {
-        let whole = Cut::new(1000, 8, 8000, 300, 100);
+        let whole = Cut::new([1000, 8], 8000, [0, 300], 100);
         assert_eq!((whole.parts, whole.resident), (vec![0..256, 256..512, 512..768, 768..1000], 4));
         // One byte too few: parts of an eighth, of which six stay and two travel.
-        let cut = Cut::new(1000, 8, 7999, usize::MAX, usize::MAX);
+        let cut = Cut::new([1000, 8], 7999, [0, usize::MAX], usize::MAX);
         assert_eq!((cut.parts.len(), &cut.parts[1], cut.resident), (16, &(64..128), 13));
-        let travelling = Cut::new(100_000, 8, 400_000, usize::MAX, 8 << 10);
+        let travelling = Cut::new([100_000, 8], 400_000, [0, usize::MAX], 8 << 10);
         assert_eq!((travelling.parts[0].len(), travelling.resident), (1024, 400_000 / (8 << 10) - 2));
         // However little there is.
-        let least = Cut::new(130, 8, 0, 0, 0);
+        let least = Cut::new([130, 8], 0, [0, 0], 0);
         assert_eq!((least.parts, least.resident), (vec![0..64, 64..128, 128..130], 0));
-        assert!(Cut::new(0, 8, 0, 64, 64).parts.is_empty());
+        let least = Cut::new([1000, 8], 1000, [300, usize::MAX], usize::MAX);
+        assert_eq!((&least.parts[..2], least.resident), (&[0..256, 256..512][..], 0));
+        assert!(Cut::new([0, 8], 0, [64, 64], 64).parts.is_empty());
     }
 }

@@ -210,8 +210,8 @@ mod cuda_tests {
             // Two parts of 64 codes come and go.
             Some((0, 0)),
             // Some stay, others come and go.
-            Some((4000, 1 << 20)),
-            Some((30_000, 128)),
+            Some((4000, 64)),
+            Some((30_000, 256)),
         ];
         let open = |limits: Option<(usize, usize)>| {
             let gpu = Gpu::open(0).ok()?;

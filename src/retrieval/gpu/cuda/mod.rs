@@ -29,8 +29,9 @@ const _: () = assert!(LANES == 8 && STRIP == 1024, "`scan.cu` has these numbers,
 
 /// Bytes of shared memory that every GPU gives a block.
 const SHARED: usize = 48 << 10;
-/// Codes of a part, at most.
+/// Codes of a part, at most, and at least, though there may be no room for so many: fewer would take too long.
 const LARGEST_PART: usize = 1 << 28;
+const LEAST_PART: usize = 1 << 16;
 /// Bytes of a part that does not stay, at most: enough to keep bus and card busy.
 const TRAVELLING: usize = 1 << 30;
 /// Blocks that keep a large GPU busy.
@@ -86,7 +87,8 @@ impl Gpu {
 impl Card for Gpu {
     fn load(&self, source: &Source) -> Done<Box<dyn Scan>> {
         let (bytes, part) = self.limits()?;
-        let Cut { parts, resident } = Cut::new(source.len(), source.bytes_per_code(), bytes, part, TRAVELLING);
+        let codes = [source.len(), source.bytes_per_code()];
+        let Cut { parts, resident } = Cut::new(codes, bytes, [LEAST_PART.min(part), part], TRAVELLING);
         let mut ferry = Ferry::new(&self.device)?;
         let kept = parts[..resident].iter().map(|part| ferry.keep(source, part.clone())).collect::<Done<Vec<_>>>()?;
         Ok(Box::new(Database {
