@@ -13,6 +13,7 @@ pub mod memory;
 pub mod names;
 pub mod process;
 pub mod seeded;
+pub mod threads;
 
 // The domain: knows nothing of pipelines.
 pub mod certainty;

@@ -28,6 +28,7 @@ pub struct Action {
     pub seconds: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// Threads it started with.
     pub threads: usize,
     /// GPUs it ran on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

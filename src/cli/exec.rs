@@ -4,6 +4,7 @@ use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::process::{self, Usage};
 use crate::stage::{self, Ctx, Job, Message, Stop};
+use crate::threads;
 use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{BufRead as _, Write as _};
@@ -70,14 +71,19 @@ fn say(message: Message) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// Listens to the runner: `stop` asks for an orderly end; `kill`, or the runner's death, ends this process at once.
+/// Listens to the runner: `stop` asks for an orderly end; `kill`, or the runner's death, ends this process at once;
+/// `threads 3` changes how many it works with from its next step on.
 fn obey(stop: Stop) {
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(std::io::Result::ok) {
             match line.as_str() {
                 "stop" => stop.store(true, Ordering::Relaxed),
                 "kill" => break,
-                _ => {}
+                line => {
+                    if let Some(count) = line.strip_prefix("threads ").and_then(|count| count.parse().ok()) {
+                        threads::want(count);
+                    }
+                }
             }
         }
         process::end_with_all(Kind::Interrupted.exit_code());

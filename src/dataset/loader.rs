@@ -4,12 +4,12 @@ use super::{Augment, Batch, Cuts, Examples, List, Memory, Prepared, Raw, Scale};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Cut, DecodeError, Pixels, Transform, scratch};
 use crate::seeded::{self, Stream};
+use crate::threads::{self, Threads};
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// How many batches may wait for the network, apart from the one being made.
@@ -60,14 +60,14 @@ struct OnDisk {
     prepared: Option<Prepared>,
     transform: Transform,
     /// Threads of their own, so that neither waits for the other's work to end: whoever decodes, and the network.
-    threads: OnceLock<Option<ThreadPool>>,
+    threads: Threads,
 }
 
 impl Images {
     /// The listed images, whose paths are relative to `root`. `transform` must have passed [`Transform::check`].
     pub fn new(list: List, root: PathBuf, transform: Transform) -> Self {
         let listed = Listed { list, root };
-        Self(Arc::new(OnDisk { listed, prepared: None, transform, threads: OnceLock::new() }))
+        Self(Arc::new(OnDisk { listed, prepared: None, transform, threads: Threads::new("images") }))
     }
 
     /// The same, with pixels from `prepared` where it has them: the same pixels.
@@ -84,7 +84,7 @@ impl Images {
                 .hint("give the `prepare` stage the transform's values"));
         }
         let listed = Listed { list, root };
-        Ok(Self(Arc::new(OnDisk { listed, prepared: Some(prepared), transform, threads: OnceLock::new() })))
+        Ok(Self(Arc::new(OnDisk { listed, prepared: Some(prepared), transform, threads: Threads::new("images") })))
     }
 
     /// How many images have to be decoded although there are prepared ones.
@@ -246,17 +246,6 @@ impl OnDisk {
             }
         }
     }
-
-    /// Runs `work` on the threads that decode: as many as the caller's pool has.
-    fn on_own_threads<R: Send>(&self, threads: usize, work: impl FnOnce() -> R + Send) -> R {
-        let build =
-            || ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("images-{i}")).build().ok();
-        match self.threads.get_or_init(build) {
-            Some(pool) => pool.install(work),
-            // A system that gives no more threads: those that there are will do.
-            None => work(),
-        }
-    }
 }
 
 /// Batches made ahead of their use; dropping it stops the work.
@@ -275,6 +264,7 @@ impl<T: Send + 'static> Ahead<T> {
         let (sender, batches) = sync_channel(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
+        // As many as the caller's pool has, until the process is told otherwise.
         let threads = rayon::current_num_threads();
         let work = move || make(&images, threads, order, &|index| batch(&images, index, &seen), &sender);
         let worker = std::thread::spawn(work);
@@ -291,7 +281,8 @@ fn make<T: Send>(
     sender: &SyncSender<Result<T>>,
 ) {
     for index in order {
-        let batch = images.on_own_threads(threads, || batch(index));
+        let threads = threads::wanted().unwrap_or(threads);
+        let batch = images.threads.run(threads, || batch(index));
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;

@@ -64,6 +64,8 @@ pub enum Event {
     },
     /// How far a running task is.
     Progress { task: String, done: u64, total: u64, note: String },
+    /// A running task works with so many threads from now on: it was given some, or has given some back.
+    Threads { task: String, threads: usize },
     /// A task tells something that does not stop it.
     Warning { task: String, text: String },
     /// A task finished, and its result is in the cache.
@@ -143,6 +145,7 @@ impl Event {
             Self::Cached { task, .. }
             | Self::Start { task, .. }
             | Self::Progress { task, .. }
+            | Self::Threads { task, .. }
             | Self::Warning { task, .. }
             | Self::Done { task, .. }
             | Self::Failed { task, .. }
@@ -164,6 +167,7 @@ impl Event {
             Self::Reading { .. }
             | Self::Start { .. }
             | Self::Progress { .. }
+            | Self::Threads { .. }
             | Self::Warning { .. }
             | Self::Done { .. }
             | Self::Failed { .. }
@@ -187,6 +191,7 @@ impl Event {
             | Self::Forecast { .. }
             | Self::Start { .. }
             | Self::Progress { .. }
+            | Self::Threads { .. }
             | Self::Warning { .. }
             | Self::End { .. }
             | Self::Report(_) => false,

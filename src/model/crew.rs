@@ -5,6 +5,7 @@
 
 use super::net::HashModel;
 use super::replica::Replica;
+use super::step_on;
 use crate::device::bind;
 use crate::error::{Error, Kind, Result};
 use candle_core::{Device, DeviceLocation};
@@ -111,9 +112,10 @@ impl Crew {
                 })
             })
             .collect();
+        let (device, first) = (self.first.device.clone(), &mut self.first);
         let own = own.map(|argument| {
-            bind(&self.first.device)?;
-            work(&mut self.first, argument)
+            bind(&device)?;
+            step_on(&device, || work(first, argument))
         });
         let others = answers.iter().map(|answer| {
             let gone = || Error::new(Kind::Stage, "a thread of the training panicked").hint("its log tells more");

@@ -4,7 +4,7 @@ use super::feed::{Fed, Feed, Passes};
 use super::later::{Later, Plain};
 use super::net::{HashModel, Mode};
 use super::signs::Signs;
-use super::tensor_error;
+use super::{step_on, tensor_error};
 use crate::dataset::Examples;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
@@ -57,7 +57,7 @@ fn run<T: Plain>(
     let mut later = Later::new();
     for batch in feed.batches(batches, None) {
         let Fed { index, xs } = batch?;
-        ask(&mut later, index, &model.forward(&xs, Mode::Eval)?)?;
+        ask(&mut later, index, &step_on(device, || model.forward(&xs, Mode::Eval))?)?;
         if let Some((index, numbers)) = later.take()? {
             give(index, numbers)?;
         }

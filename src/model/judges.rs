@@ -7,6 +7,7 @@ use super::loss::part::{Bank, Batch, Division, Judged, Part};
 use super::loss::{Loss, Sizes, Step};
 use super::recipe::Recipe;
 use super::replica::{Verdict, judge};
+use super::step_on;
 use crate::error::Result;
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
@@ -156,7 +157,8 @@ fn by_one(loss: &mut dyn Loss, device: &Device, made: Made) -> anyhow::Result<Sa
         [whole] => whole.clone(),
         parts => Tensor::cat(parts, 0)?,
     };
-    let Verdict { loss, gradient } = judge(loss, &whole, &labels, &index, step)?;
+    let judged = step_on(device, || judge(loss, &whole, &labels, &index, step));
+    let Verdict { loss, gradient } = judged?;
     // By way of the host, and whole: nothing of one device is in the hands of another's thread.
     let gradient = if replicas == 1 { gradient } else { gradient.to_device(&Device::Cpu)? };
     Ok(Said { loss, by_replica: cut(logits, &gradient, index.len())? })

@@ -45,6 +45,14 @@ pub use train_loop::{Files, Trained, Watch, train, train_selecting};
 pub use crate::kernel::{Precision, check_vectors, has_bf16, vectors};
 
 use crate::error::{Error, Kind};
+use crate::threads;
+use candle_core::Device;
+
+/// Does a part of a device's work. What a CPU computes is done by as many threads as the process is to have now; a GPU's
+/// thread is bound to it.
+fn step_on<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+    if device.is_cpu() { threads::step(work) } else { work() }
+}
 
 /// A tensor operation that failed: memory, a device, or a fault of this program.
 fn tensor_error(error: candle_core::Error) -> Error {

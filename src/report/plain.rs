@@ -163,6 +163,7 @@ fn lines(event: &Event) -> Vec<String> {
             let percent = if *total > 0 { format!("{:>3}%  ", done * 100 / total) } else { String::new() };
             vec![head("", task, &format!("{percent}{note}"))]
         }
+        Event::Threads { task, threads } => vec![head("", task, &format!("{} now", plural(*threads, "thread")))],
         Event::Warning { task, text } if text.starts_with("warning") => std::iter::once(head("warning", task, ""))
             .chain(text.lines().map(|line| format!("        {line}")))
             .collect(),

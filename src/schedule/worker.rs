@@ -159,6 +159,11 @@ impl Leash {
         held.pass_on();
     }
 
+    /// Tells the task how many threads it has from its next step on.
+    pub(super) fn threads(&self, count: usize) {
+        self.held().write(&format!("threads {count}\n"));
+    }
+
     /// Why the task was told to end, if it was.
     fn pulled(&self) -> Option<Error> {
         let held = self.held();
@@ -189,14 +194,17 @@ impl Leash {
 
 impl Held {
     fn pass_on(&mut self) {
-        let word: &[u8] = match self.said {
-            Some(Word::Stop) => b"stop\n",
-            Some(Word::Kill) => b"kill\n",
-            None => return,
-        };
+        match self.said {
+            Some(Word::Stop) => self.write("stop\n"),
+            Some(Word::Kill) => self.write("kill\n"),
+            None => {}
+        }
+    }
+
+    fn write(&mut self, line: &str) {
         if let Some(pipe) = self.pipe.as_mut() {
             // A task that is gone already needs no word.
-            let _ = pipe.write_all(word).and_then(|()| pipe.flush());
+            let _ = pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush());
         }
     }
 }
@@ -489,7 +497,7 @@ fn listen(child: &mut Child, hear: &mut dyn FnMut(Message)) -> Heard {
             Message::Warning { text } => heard.warnings.push(text.clone()),
             Message::Failed { error, exit_code } => heard.failed = Some(Error::rendered(error, *exit_code)),
             Message::Usage(usage) => heard.usage = Some(*usage),
-            Message::Progress { .. } => {}
+            Message::Progress { .. } | Message::Threads { .. } => {}
         }
         hear(message);
     }

@@ -3,6 +3,7 @@
 use super::Ref;
 use crate::error::{Error, Kind, Result};
 use crate::process::Usage;
+use crate::threads;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -68,6 +69,8 @@ pub enum Message {
     Fact { name: String, text: String },
     /// What the task has used.
     Usage(Usage),
+    /// It works with so many threads from now on.
+    Threads { threads: usize },
     /// Something the user should know; kept with the result.
     Warning { text: String },
     /// It failed: the rendered error and the exit code that goes with it.
@@ -82,6 +85,8 @@ pub struct Ctx {
     job: Job,
     stop: Stop,
     say: Box<dyn FnMut(Message)>,
+    /// Threads it works with.
+    threads: usize,
     last_progress: Option<Instant>,
     /// Least time between two words of progress.
     pause: Duration,
@@ -89,7 +94,7 @@ pub struct Ctx {
 
 impl Ctx {
     pub fn new(job: Job, stop: Stop, say: Box<dyn FnMut(Message)>) -> Self {
-        Self { job, stop, say, last_progress: None, pause: Duration::from_millis(100) }
+        Self { threads: job.threads, job, stop, say, last_progress: None, pause: Duration::from_millis(100) }
     }
 
     /// Tells every step, so that a test can stop at one of its choice.
@@ -136,9 +141,18 @@ impl Ctx {
         Ok(self.input(input)?.known_as.clone())
     }
 
-    /// Threads it may use.
+    /// Threads it works with, since its last step.
     pub fn threads(&self) -> usize {
-        self.job.threads
+        self.threads
+    }
+
+    /// Between two steps nobody is at work: whoever hands its steps to [`threads::step`] does the next one on as many
+    /// threads as are wanted now.
+    fn follow_threads(&mut self) {
+        if let Some(threads) = threads::wanted().filter(|threads| *threads != self.threads) {
+            self.threads = threads;
+            (self.say)(Message::Threads { threads });
+        }
     }
 
     /// Whether the user asked it to stop.
@@ -217,6 +231,7 @@ impl Ctx {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
+        self.follow_threads();
         if done == total || self.last_progress.is_none_or(|last| last.elapsed() >= self.pause) {
             self.last_progress = Some(Instant::now());
             (self.say)(Message::Progress { done, total, note: note() });

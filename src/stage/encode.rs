@@ -50,6 +50,10 @@ impl Stage for Encode {
         Resources { gpu: true }
     }
 
+    fn follows_threads(&self) -> bool {
+        true
+    }
+
     fn work(&self) -> Option<Work> {
         let network = Network::Of(self.model.clone());
         Some(Work { pass: Pass::Forward, network, list: self.list.clone(), rounds: 1.0, precision: self.precision })

@@ -86,6 +86,12 @@ pub trait Stage: Send + Sync {
         true
     }
 
+    /// Whether the number of its threads may change while it runs: it does its work in steps ([`crate::threads`]), and
+    /// tells of each.
+    fn follows_threads(&self) -> bool {
+        false
+    }
+
     /// What else decides its result.
     fn facts(&self) -> Vec<Fact> {
         vec![]

@@ -4,6 +4,7 @@ use super::contract::{agree, readable};
 use super::{Ctx, Describe, Ref, Stage};
 use crate::dataset::{Item, List, Listed, Prepared, Scale, Writer, is_part};
 use crate::error::{Error, Result};
+use crate::threads;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,10 @@ impl Describe for Prepare {
 impl Stage for Prepare {
     fn outputs(&self) -> Vec<&'static str> {
         vec![IMAGES]
+    }
+
+    fn follows_threads(&self) -> bool {
+        true
     }
 
     fn check(&self) -> Vec<(&'static str, Error)> {
@@ -109,13 +114,15 @@ impl Prepare {
     fn prepare(&self, cx: &mut Ctx, listed: &Listed, range: Range<usize>, name: &str, kept: &Path) -> Result<()> {
         let aside = aside(cx);
         let mut writer = Writer::create(&aside, self.scale(), name, range.len())?;
-        let positions: Vec<usize> = range.collect();
-        for positions in positions.chunks(AT_ONCE * cx.threads()) {
+        let mut left: Vec<usize> = range.collect();
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(AT_ONCE * cx.threads()));
+            let positions = std::mem::replace(&mut left, rest);
             let one = |position: &usize| {
                 let image = self.scale().prepare(&listed.bytes(*position)?);
                 image.map_err(|e| listed.undecodable(*position, &e))
             };
-            let images: Vec<_> = positions.par_iter().with_max_len(1).map(one).collect();
+            let images: Vec<_> = threads::step(|| positions.par_iter().with_max_len(1).map(one).collect());
             for (position, image) in positions.iter().zip(images) {
                 writer.push(&listed.list.items[*position], image?.as_ref())?;
                 step(cx, *position, listed.list.len())?;

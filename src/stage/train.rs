@@ -70,7 +70,7 @@ pub(super) struct Train {
     precision: Precision,
     /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
     #[serde(default)]
-    #[schemars(extend("before" = { "name": "synchronous" }))]
+    #[schemars(extend("before" = { "name": "synchronous", "bank": "first" }))]
     data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
     #[serde(default)]
@@ -168,6 +168,10 @@ impl Stage for Train {
 
     fn resources(&self) -> Resources {
         Resources { gpu: true }
+    }
+
+    fn follows_threads(&self) -> bool {
+        true
     }
 
     fn most_gpus(&self) -> usize {

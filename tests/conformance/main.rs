@@ -22,6 +22,8 @@ mod growing;
 mod idle;
 /// What changes a key, and what does not, over generated stages.
 mod keys;
+/// Threads that are lent to running tasks.
+mod lending;
 /// Parameters that stages got later.
 mod late;
 /// Going runs, commands that wait, and what is left of both.

@@ -222,12 +222,7 @@ pub(super) const SLOTS: usize = 2;
 impl Cut {
     /// Cuts `total` codes of `each` bytes for `room` bytes of a card. Parts are of at most `largest` codes, and of at most
     /// `travelling` bytes where not all can stay; but they have `least` codes, however little room there is.
-    pub(super) fn new(
-        [total, each]: [usize; 2],
-        room: usize,
-        [least, largest]: [usize; 2],
-        travelling: usize,
-    ) -> Self {
+    pub(super) fn new([total, each]: [usize; 2], room: usize, [least, largest]: [usize; 2], travelling: usize) -> Self {
         /// What travels takes a quarter of the room at most, so that as much as possible can stay.
         const PARTS: usize = 4 * SLOTS;
         let fits = total.saturating_mul(each) <= room;

@@ -4,7 +4,7 @@ use super::Waiting;
 use crate::plan::TaskId;
 use crate::process;
 use crate::schedule::machine::{Machine, Meter};
-use crate::schedule::slots::Share;
+use crate::schedule::slots::{Share, Slots};
 use crate::schedule::worker::Leash;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 /// A task whose process is at work.
 pub(super) struct Running {
+    has_process: bool,
     /// Given back when its process has ended.
     share: Option<Share>,
+    lending: Lending,
     pub(super) waiting: Waiting,
     pub(super) leash: Leash,
     pub(super) log: PathBuf,
@@ -32,11 +34,30 @@ pub(super) struct Running {
     pub(super) peak: Arc<AtomicU64>,
 }
 
+/// Whether a task can be lent threads.
+#[derive(Debug, Clone, Copy)]
+enum Lending {
+    /// It keeps those it has.
+    Never,
+    /// It began with so many.
+    From {
+        began: usize,
+        /// Its process has told of its steps: before each it looks how many threads it has.
+        in_steps: bool,
+        /// What it was asked to work with, until it says that it does.
+        asked: Option<usize>,
+    },
+}
+
 impl Running {
-    pub(super) fn new(waiting: Waiting, share: Share, log: PathBuf) -> Self {
+    /// `elastic` tells whether the number of its threads may change.
+    pub(super) fn new(waiting: Waiting, share: Share, elastic: bool, log: PathBuf) -> Self {
         let now = Instant::now();
+        let from = Lending::From { began: share.threads, in_steps: false, asked: None };
         Self {
+            has_process: false,
             share: Some(share),
+            lending: if elastic { from } else { Lending::Never },
             waiting,
             leash: Leash::default(),
             log,
@@ -51,6 +72,7 @@ impl Running {
 
     /// Its process was started: from now on its time counts, and what it uses of its cards.
     pub(super) fn began(&mut self, pid: u32, timeout: Option<Duration>, machine: &Machine) {
+        self.has_process = true;
         self.limit = timeout.map(|limit| (Instant::now() + limit, limit));
         self.paused = process::paused();
         let cards = self.share.as_ref().map(Share::positions).unwrap_or_default();
@@ -61,6 +83,70 @@ impl Running {
     pub(super) fn computed(&mut self) -> Option<Share> {
         self.limit = None;
         self.share.take()
+    }
+
+    /// How many threads it has.
+    pub(super) fn threads(&self) -> usize {
+        self.share.as_ref().map_or(0, |share| share.threads)
+    }
+
+    /// How many of them it was lent.
+    pub(super) fn lent(&self) -> usize {
+        match self.lending {
+            Lending::Never => 0,
+            Lending::From { began, .. } => self.threads().saturating_sub(began),
+        }
+    }
+
+    /// How many it was asked for and has not given back yet.
+    pub(super) fn returning(&self) -> usize {
+        match self.lending {
+            Lending::From { asked: Some(asked), .. } => self.threads().saturating_sub(asked),
+            _ => 0,
+        }
+    }
+
+    /// Whether it can be lent threads or asked for them now.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.share.is_some() && matches!(self.lending, Lending::From { in_steps: true, asked: None, .. })
+    }
+
+    /// It told of its steps.
+    pub(super) fn steps(&mut self) {
+        // What it tells while it waits for another run's process is no step.
+        if let Lending::From { in_steps, .. } = &mut self.lending {
+            *in_steps = self.has_process;
+        }
+    }
+
+    /// Lends it idle threads.
+    pub(super) fn lend(&mut self, count: usize, slots: &mut Slots) {
+        if let Some(share) = &mut self.share {
+            slots.lend(share, count);
+        }
+        self.ask(self.threads());
+    }
+
+    /// Asks it for threads. It has them until it has answered.
+    pub(super) fn ask_back(&mut self, count: usize) {
+        self.ask(self.threads().saturating_sub(count));
+    }
+
+    fn ask(&mut self, threads: usize) {
+        if let Lending::From { asked, .. } = &mut self.lending {
+            *asked = Some(threads);
+            self.leash.threads(threads);
+        }
+    }
+
+    /// It says that it works with so many threads now: those beyond are idle.
+    pub(super) fn works_with(&mut self, threads: usize, slots: &mut Slots) {
+        if let Lending::From { asked, .. } = &mut self.lending
+            && asked.take_if(|asked| *asked == threads).is_some()
+            && let Some(share) = &mut self.share
+        {
+            slots.reclaim(share, threads);
+        }
     }
 
     /// Seconds since it started.
@@ -114,6 +200,10 @@ impl AtWork {
 
     pub(super) fn get_mut(&mut self, id: TaskId) -> Option<&mut Running> {
         self.running.get_mut(&id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (TaskId, &Running)> {
+        self.running.iter().map(|(id, running)| (*id, running))
     }
 
     pub(super) fn add(&mut self, id: TaskId, running: Running) {

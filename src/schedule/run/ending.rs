@@ -25,12 +25,22 @@ impl Run<'_> {
                 }
             }
             Note::Said(id, Message::Progress { done, total, note }) => {
+                if let Some(running) = self.at_work.get_mut(id) {
+                    running.steps();
+                }
                 let task = self.name(id);
                 (self.show)(&Event::Progress { task, done, total, note });
             }
             Note::Said(id, Message::Warning { text }) => {
                 let task = self.name(id);
                 (self.show)(&Event::Warning { task, text });
+            }
+            Note::Said(id, Message::Threads { threads }) => {
+                if let Some(running) = self.at_work.get_mut(id) {
+                    running.works_with(threads, &mut self.slots);
+                }
+                let task = self.name(id);
+                (self.show)(&Event::Threads { task, threads });
             }
             Note::Said(..) => {}
             Note::Computed(id) => {

@@ -1,7 +1,8 @@
 //! A run: tasks move from wanted to a result, each when what it needs is there.
 //!
-//! Here is the loop, and what it tells and writes down of a task. Each turn passes through three steps, which know this
-//! file and not each other: [`judging`] finds what has to run, [`starting`] starts it, [`ending`] hears of it. They move
+//! Here is the loop, and what it tells and writes down of a task. Each turn passes through four steps, which know this
+//! file and not each other: [`judging`] finds what has to run, [`starting`] starts it, [`lending`] gives what is idle to
+//! what runs, [`ending`] hears of it. They move
 //! tasks along in [`front`] (where each stands in the graph), [`forecast`] (when it will be done) and [`at_work`] (those
 //! with a process), which know nothing of a run.
 
@@ -10,6 +11,7 @@ mod ending;
 mod forecast;
 mod front;
 mod judging;
+mod lending;
 mod starting;
 
 use super::need::Need;
@@ -26,6 +28,7 @@ use crate::plan::{Plan, TaskId};
 use at_work::AtWork;
 use forecast::Forecast;
 use front::{Blocked, Front};
+use lending::Idle;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -62,6 +65,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         lost: BTreeSet::new(),
         ready: BTreeMap::new(),
         at_work: AtWork::default(),
+        idle: Idle::new(),
         results: HashMap::new(),
         keys: HashMap::new(),
         contents: HashMap::new(),
@@ -106,6 +110,7 @@ struct Run<'a> {
     lost: BTreeSet<usize>,
     ready: BTreeMap<Rank, Waiting>,
     at_work: AtWork,
+    idle: Idle,
     results: Results,
     keys: HashMap<TaskId, Key>,
     /// What the tasks read that had their results.
@@ -129,7 +134,7 @@ impl Run<'_> {
         (self.show)(&Event::Begin { pipeline, tasks: wanted.len(), cpus: machine.cpus, gpus, stages });
     }
 
-    /// Judge what can be judged, start what has a slot, wait for news; until neither is left.
+    /// Judge what can be judged, start what has a slot, lend what is idle, wait for news; until neither is left.
     fn work(&mut self, notes: &Receiver<Note>) {
         loop {
             self.at_work.pass_on(INTERRUPTS.load(Ordering::SeqCst));
@@ -145,6 +150,7 @@ impl Run<'_> {
                 }
                 self.tell_of_others();
             }
+            self.lend();
             // The time-out is there to notice Ctrl-C, limits, and others that leave a GPU which a task waits for.
             match notes.recv_timeout(Duration::from_millis(100)) {
                 Ok(note) => self.hear(note),

@@ -121,7 +121,8 @@ impl Run<'_> {
             expected: self.forecast.expected(id),
         });
         let (log, order) = (self.log(id, waiting.attempt), self.order(id, &waiting, share.clone()));
-        let running = Running::new(waiting, share, log.clone());
+        let elastic = waiting.need.cpus.is_none() && task.step.follows_threads();
+        let running = Running::new(waiting, share, elastic, log.clone());
         let (leash, peak) = (running.leash.clone(), running.peak.clone());
         self.at_work.add(id, running);
         let order = Order { inputs, guards, log, peak, ..order };

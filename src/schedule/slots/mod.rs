@@ -39,7 +39,7 @@ const HEADROOM: u64 = 64;
 const KINDS: usize = 16;
 
 /// What is free.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::schedule) struct Slots {
     machine: Machine,
     cpus: usize,
@@ -86,7 +86,7 @@ impl Lacks {
 }
 
 /// How often a task was passed over, and what it has lacked meanwhile.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Passed {
     times: usize,
     lacked: [bool; 3],
@@ -163,6 +163,40 @@ impl Slots {
             load.tasks -= 1;
             load.bytes -= part.memory.unwrap_or(load.bytes);
         }
+    }
+
+    /// Threads that no task has.
+    pub(in crate::schedule) fn idle(&self) -> usize {
+        self.cpus
+    }
+
+    /// Gives some of the idle threads to a task that has started.
+    pub(in crate::schedule) fn lend(&mut self, share: &mut Share, count: usize) {
+        let count = count.min(self.cpus);
+        self.cpus -= count;
+        share.threads += count;
+    }
+
+    /// Takes what a task has beyond so many threads.
+    pub(in crate::schedule) fn reclaim(&mut self, share: &mut Share, threads: usize) {
+        let count = share.threads.saturating_sub(threads);
+        self.cpus += count;
+        share.threads -= count;
+    }
+
+    /// How many of `lent` threads the ready tasks would start with, if those were idle.
+    pub(in crate::schedule) fn would_take<'a>(
+        &self,
+        lent: usize,
+        ready: impl IntoIterator<Item = (TaskId, &'a Need)>,
+    ) -> usize {
+        let mut ready = ready.into_iter().peekable();
+        if ready.peek().is_none() {
+            return 0;
+        }
+        let mut free = Self { cpus: self.cpus + lent, ..self.clone() };
+        let taken: usize = free.offer(ready).iter().map(|(_, share)| share.threads).sum();
+        taken.saturating_sub(self.cpus)
     }
 
     /// Whether a task cannot start because of what others use of the GPUs: then it is worth asking again although
@@ -368,6 +402,30 @@ mod tests {
             slots.give_back(share);
         }
         assert_eq!(ask(&mut slots, free).unwrap().threads, 8);
+    }
+
+    #[test]
+    fn what_is_lent_is_found_again_by_those_that_would_start_with_it() {
+        let mut slots = slots(8, 1, &[]);
+        let mut share = ask(&mut slots, cpus(2)).unwrap();
+        let mut other = ask(&mut slots, cpus(3)).unwrap();
+        slots.lend(&mut share, 3);
+        assert_eq!((share.threads, slots.idle()), (5, 0));
+        let would_take = |slots: &Slots, needs: &[Need]| {
+            slots.would_take(3, needs.iter().enumerate().map(|(i, need)| (TaskId(i), need)))
+        };
+        let never = Need { memory: 2 * GIB, ..Need::default() };
+        assert_eq!(would_take(&slots, &[]), 0);
+        assert_eq!(would_take(&slots, &[never, cpus(4)]), 0);
+        assert_eq!(would_take(&slots, &[never, cpus(2)]), 2);
+        // One that takes any number would have had them all.
+        assert_eq!(would_take(&slots, &[Need::default()]), 3);
+        slots.reclaim(&mut other, 2);
+        assert_eq!(would_take(&slots, &[cpus(4)]), 3, "with the one that is idle");
+        slots.reclaim(&mut share, 2);
+        slots.give_back(share);
+        slots.give_back(other);
+        assert_eq!(slots.idle(), 8);
     }
 
     #[test]
