@@ -3,16 +3,19 @@
 # training that must give the same bytes twice, comparisons with the CPU, speeds, and PyTorch beside them. Prints one
 # table, whatever fails or ends it; the exit code is 1 if a check failed, 2 if it could not begin.
 #
-#   scripts/gpu-check.sh [--binary FILE] [--tests FILE] [--device N] [--seconds N] [--out DIR] [--python FILE] [--tiny]
+#   scripts/gpu-check.sh [--binary FILE] [--tests FILE] [--golden FILE] [--device N] [--seconds N] [--out DIR]
+#                        [--python FILE] [--tiny]
 #   scripts/gpu-check.sh pack [DIR]
 #
-#   pack DIR         builds what the check runs, for a machine without Rust or network: a hashpipe and its test program,
-#                    stripped and compressed (about 35 MB in all), in DIR (default target/gpu-check)
+#   pack DIR         builds what the check runs, for a machine without Rust or network: a hashpipe and its test programs,
+#                    stripped and compressed (about 45 MB in all), in DIR (default target/gpu-check)
 #
 #   --binary FILE    a hashpipe built with `--features cuda,cudnn` (default: of target/gpu-check, then
 #                    target/release/hashpipe; else it is built)
 #   --tests FILE     the library's test program, of `cargo test --no-run --features cuda,cudnn --lib` (default: of
 #                    target/gpu-check; else it is built, and where that cannot be the tests are left out)
+#   --golden FILE    likewise the program of `cargo test --no-run --features cuda,cudnn --test it`, of which one test is run:
+#                    three steps of AlexNet against PyTorch's numbers
 #   --device N       which GPU (default 0)
 #   --seconds N      time for everything (default 460); parts for which none is left are skipped and said
 #   --out DIR        where table.txt, figures.jsonl and logs.txt go (default: $OUT, else target/gpu-check/results)
@@ -26,7 +29,7 @@
 # in a CUDA toolkit, and where `scripts/cuda-toolkit.sh libraries` puts them.
 #
 # The whole of it, for a GPU machine that is given a copy of this folder and no network:
-#   here:    scripts/gpu-check.sh pack                             # target/gpu-check/{hashpipe.gz,tests.gz,built-in}
+#   here:    scripts/gpu-check.sh pack                             # target/gpu-check/{hashpipe,tests,golden}.gz, built-in
 #   there:   scripts/gpu-check.sh                                  # with target/gpu-check as it was made here
 # On a machine without a GPU, the script itself:
 #   tests/cuda/emulator/build.sh /tmp/cuda-emulator
@@ -48,34 +51,35 @@ built() {
 # PROFILE=dev builds faster, and the program is slower and larger.
 build_binary() { built build --profile "${PROFILE:-release}" --bin hashpipe; }
 build_tests() { built test --no-run --profile "${PROFILE:-release}" --lib; }
+build_golden() { built test --no-run --profile "${PROFILE:-release}" --test it; }
 
 pack() {
   local into=${1:-target/gpu-check} file total
   command -v cargo >/dev/null || die "cargo is not installed: get Rust from https://rustup.rs"
   with_toolkit || die "there is no CUDA compiler: set CUDA_HOME"
   mkdir -p "$into" || die "cannot write to \`$into\`"
-  for what in binary tests; do
+  for what in binary tests golden; do
     file=$("build_$what") && [ -x "$file" ] || die "the build failed"
-    [ "$what" = tests ] || what=hashpipe
+    [ "$what" != binary ] || what=hashpipe
     cp "$file" "$into/$what" && { ! command -v strip >/dev/null || strip "$into/$what"; } && gzip -9 -n -f "$into/$what" || die "cannot write to \`$into\`"
   done
   printf '%s\n' "$root" >"$into/built-in"
-  ls -l "$into/hashpipe.gz" "$into/tests.gz" >&2
-  total=$(cat "$into/hashpipe.gz" "$into/tests.gz" | wc -c)
+  ls -l "$into"/*.gz >&2
+  total=$(cat "$into"/*.gz | wc -c)
   say "$((total / 1000000)) MB in \`$into\`; there: scripts/gpu-check.sh"
 }
 if [ "${1:-}" = pack ]; then shift; pack "$@"; exit; fi
 
-binary='' tests='' device=0 total=460 out=${OUT:-$root/target/gpu-check/results} built_in='' tiny=0 python=python3
+binary='' tests='' golden='' device=0 total=460 out=${OUT:-$root/target/gpu-check/results} built_in='' tiny=0 python=python3
 while [ $# -gt 0 ]; do
   case $1 in
   --tiny) tiny=1; shift; continue ;;
-  --binary | --tests | --device | --seconds | --out | --built-in | --python) [ $# -gt 1 ] || die "$1 needs a value" ;;
+  --binary | --tests | --golden | --device | --seconds | --out | --built-in | --python) [ $# -gt 1 ] || die "$1 needs a value" ;;
   -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) die "unknown: \`$1\`; see --help" ;;
   esac
   case $1 in
-  --binary) binary=$2 ;; --tests) tests=$2 ;; --device) device=$2 ;; --seconds) total=$2 ;; --out) out=$2 ;;
+  --binary) binary=$2 ;; --tests) tests=$2 ;; --golden) golden=$2 ;; --device) device=$2 ;; --seconds) total=$2 ;; --out) out=$2 ;;
   --built-in) built_in=$2 ;; --python) python=$2 ;;
   esac
   shift 2
@@ -162,6 +166,7 @@ if [ -z "$tests" ]; then
     began=$SECONDS
   fi
 fi
+[ -n "$golden" ] || golden=$(unpacked golden)
 [ -n "$built_in" ] || built_in=$(cat target/gpu-check/built-in 2>/dev/null)
 if [ -n "$built_in" ] && [ ! -e "$built_in" ]; then
   mkdir -p "$(dirname "$built_in")" && ln -s "$root" "$built_in" || say "cannot link \`$built_in\` to this folder: tests that read files will fail"
@@ -259,6 +264,15 @@ else
   [ "$skips" = 0 ] || row "tests without a GPU" FAILED "$skips tests found none"
 fi
 
+# On the emulator it takes minutes.
+if [ -z "$golden" ] || [ $tiny = 1 ]; then row "PyTorch's numbers" skipped "$([ -n "$golden" ] && echo "on an emulated GPU it takes minutes" || echo "no program: give --golden")"
+else
+  timed 60 golden.log "$golden" three_steps_of_training_on_cuda --ignored; code=$?
+  if [ $code != 0 ]; then lost "PyTorch's numbers" $code golden.log
+  elif grep -q ' 1 passed' "$logs/golden.log" && ! grep -q skipped: "$logs/golden.log" "$logs/golden.log.err"; then row "PyTorch's numbers" ok "three steps of AlexNet: losses, gradients, weights"
+  else row "PyTorch's numbers" FAILED "it was not run"; fi
+fi
+
 # ---- a training, twice, and on the CPU ----
 pipeline() { # NAME ARGUMENTS..
   local name=$1; shift
@@ -342,7 +356,7 @@ for what in search evaluate; do
 done
 
 # ---- PyTorch ----
-torch=$(timeout 60 "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() or '$tiny' else "")' 2>/dev/null)
+torch=$([ "$(left)" -lt 10 ] || timeout 60 "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() or '$tiny' else "")' 2>/dev/null)
 if [ -z "$torch" ]; then row PyTorch skipped "\`$python\` has no PyTorch that sees a GPU"
 elif [ ! -f benches/gpu/network.py ]; then row PyTorch skipped "no benches/gpu/network.py"
 else

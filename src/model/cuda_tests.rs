@@ -4,18 +4,13 @@ use super::backbone::BackboneSpec;
 use super::backbone::small::Small;
 use super::train_loop::tests::{bytes, files, recipe, shapes};
 use super::{HashModel, Mode, Precision, Recipe, Selection, Trained, Watch, train, train_selecting};
-use crate::device::open;
 use crate::kernel::testing::{Told, numbers, tensor};
 use candle_core::{Device, Tensor};
 use std::path::Path;
 use tempfile::TempDir;
 
 fn device() -> Option<Device> {
-    let device = open(Some(0));
-    if let Err(error) = &device {
-        eprintln!("skipped: no GPU: {}", error.message());
-    }
-    device.ok()
+    crate::device::for_test(0)
 }
 
 /// By how much two lots of numbers differ at most, in parts of the largest.
@@ -114,9 +109,15 @@ fn the_best_epoch_is_kept_on_a_gpu_too() {
     };
     let mut selection = Selection { every: 1, measure: &mut measure };
     let files_of = files(scratch.path(), None);
-    let chosen =
-        train_selecting(&recipe(), &shapes(), &files_of, &[device.clone()], &mut |_| Ok(()), Some(&mut selection))
-            .unwrap();
+    let chosen = train_selecting(
+        &recipe(),
+        &shapes(),
+        &files_of,
+        std::slice::from_ref(&device),
+        &mut |_| Ok(()),
+        Some(&mut selection),
+    )
+    .unwrap();
     let other = TempDir::new().unwrap();
     let two = run(&Recipe { epochs: 2, ..recipe() }, other.path(), &device, &mut |_| Ok(())).unwrap();
     assert!(bytes(&chosen).0 == bytes(&two).0);

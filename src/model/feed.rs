@@ -203,7 +203,7 @@ mod cuda_tests {
 
     #[test]
     fn a_training_on_bytes_ends_as_one_on_numbers_and_tells_where_it_diverges() {
-        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let Some(gpu @ Device::Cuda(_)) = crate::device::for_test(0) else { return };
         let (_folder, images) = prepared(40, true);
         let (_folder, partly) = prepared(40, false);
         assert!(images.raw().unwrap().prepared_sizes().is_some() && partly.raw().unwrap().prepared_sizes().is_none());
@@ -223,9 +223,7 @@ mod cuda_tests {
     fn on_a_shared_card_images_stay_once_it_was_seen_what_the_work_takes() {
         // A card that no other test uses: what this process was given of it holds for all that it does there.
         const SLOT: usize = 2;
-        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(SLOT)) else {
-            return eprintln!("skipped: there are no three GPUs");
-        };
+        let Some(gpu) = crate::device::for_test(SLOT) else { return };
         let (devices, (_folder, images)) = ([gpu], prepared(40, true));
         for (gib, work_was_seen, are_kept, wait) in
             [(3, false, false, true), (3, true, true, false), (1, false, false, true), (1, true, false, false)]

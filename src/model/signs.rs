@@ -94,7 +94,7 @@ pub(super) mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn cuda_packs_the_words_of_the_cpu() {
-        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let Some(gpu @ Device::Cuda(_)) = crate::device::for_test(0) else { return };
         for bits in [1, 12, 32, 33, 64, 65, 130] {
             let mut later = crate::model::later::Later::new();
             for images in [1, 9, 4, 2] {

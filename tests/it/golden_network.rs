@@ -168,6 +168,7 @@ fn three_steps_of_training_give_pytorchs_losses_gradients_and_weights() {
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "on an emulated GPU, AlexNet takes minutes"]
+#[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
 fn three_steps_of_training_on_cuda_give_pytorchs_losses_gradients_and_weights() {
     match hashpipe::device::open(Some(0)) {
         Ok(device) => three_steps_give_pytorchs_numbers(&device),

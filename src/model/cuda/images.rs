@@ -346,7 +346,7 @@ mod cuda_tests {
 
     #[test]
     fn kept_and_streamed_batches_are_those_of_the_cpu_to_the_bit() {
-        let Ok(Device::Cuda(gpu)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let Some(Device::Cuda(gpu)) = crate::device::for_test(0) else { return };
         let (_folder, images) = prepared(30, true);
         let raw = images.raw().unwrap();
         let order: Vec<Vec<u32>> = vec![(0..11).collect(), vec![29, 3, 3], vec![7], (5..30).collect(), vec![1, 2]];

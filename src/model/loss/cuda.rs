@@ -370,7 +370,7 @@ mod cuda_tests {
 
     #[test]
     fn losses_gradients_and_the_bank_are_those_of_the_cpu() {
-        let Ok(gpu @ Device::Cuda(_)) = crate::device::open(Some(0)) else { return eprintln!("skipped: no GPU") };
+        let Some(gpu @ Device::Cuda(_)) = crate::device::for_test(0) else { return };
         for (images, classes, bits, batch) in [(70, 3, 12, 5), (700, 80, 48, 70), (600, 130, 130, 64), (65, 10, 64, 65)]
         {
             for pairs in [Pairs::Bank, Pairs::Batch] {

@@ -10,7 +10,7 @@
 //!
 //! Nothing here needs a card, so all of it is tested everywhere.
 
-use super::Source;
+use super::{Labels, Source};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -53,7 +53,7 @@ impl Layout {
     pub(super) fn of(source: &Source, codes: Range<usize>) -> Self {
         let words = codes.start / 64..codes.end.div_ceil(64).min(source.removed.len());
         let has_gaps = source.removed.get(words).is_some_and(|words| words.iter().any(|&word| word != 0));
-        let classes = source.labels.map_or(0, |labels| labels.classes());
+        let classes = source.labels.map_or(0, Labels::classes);
         Self { codes, width: source.width(), is_ternary: source.is_ternary(), has_gaps, classes }
     }
 
