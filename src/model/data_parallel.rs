@@ -24,8 +24,7 @@ pub trait Divide {
 #[serde(deny_unknown_fields)]
 pub struct Synchronous {
     /// Where the loss keeps the codes of all training images.
-    #[serde(default)]
-    #[schemars(extend("before" = "first"))]
+    #[serde(default, skip_serializing_if = "Bank::is_first")]
     bank: Bank,
 }
 
