@@ -511,7 +511,9 @@ mod tests {
         assert_eq!(visible(&ask(&mut slots, cpus(1)).unwrap()), ("CUDA_VISIBLE_DEVICES", String::new()));
         let two = ask(&mut slots, Need { gpus: 2, ..cpus(1) }).unwrap();
         assert_eq!(visible(&two), ("CUDA_VISIBLE_DEVICES", "0,1".to_string()));
-        assert_eq!(visible(&ask(&mut slots, gpu(Some(1))).unwrap()).1, "2");
+        assert_eq!(two.card_memory(), [None, None]);
+        let part = ask(&mut slots, gpu(Some(1))).unwrap();
+        assert_eq!((visible(&part).1.as_str(), part.card_memory()), ("2", vec![Some(GIB)]));
     }
 
     #[test]
