@@ -70,7 +70,7 @@ pub(super) struct Train {
     precision: Precision,
     /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
     #[serde(default)]
-    #[schemars(extend("before" = { "name": "synchronous" }))]
+    #[schemars(extend("before" = { "name": "synchronous", "bank": "first" }))]
     data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
     #[serde(default)]
