@@ -129,8 +129,9 @@ why() {
   125) echo "no time left" ;;
   124 | 137) echo "no end within its time" ;;
   *)
-    { grep -hE '^ *error' "$logs/$2.err" "$logs/$2"; grep -hE 'Err.? value|panicked|CUDA|not found|Error' "$logs/$2.err" "$logs/$2"; } 2>/dev/null |
-      head -1 | cut -c1-140 | grep . || echo "exit code $1" ;;
+    local line
+    line=$({ grep -hE '^ *error' "$logs/$2.err" "$logs/$2"; grep -hE 'Err.? value|panicked|CUDA|not found|Error' "$logs/$2.err" "$logs/$2"; } 2>/dev/null | head -1 | cut -c1-140)
+    echo "${line:-exit code $1}" ;;
   esac
 }
 # lost NAME CODE LOG: the row of what did not end well.
