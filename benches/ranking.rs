@@ -4,7 +4,9 @@
 //! and, for evaluation, `database.labels` and `queries.labels` (class numbers of an item per line). A line of JSON per
 //! measurement: what, the least wall and CPU seconds of all rounds, and what came out.
 
-use hashpipe::retrieval::{Codes, Engine, Labels, Refusal, Relevance, Wanted, evaluate, instructions, popcount_floor};
+use hashpipe::retrieval::{
+    Backend, Codes, Comparison, Engine, Labels, Refusal, Relevance, Wanted, instructions, popcount_floor,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::io::Write as _;
 use std::path::Path;
@@ -48,6 +50,7 @@ fn main() -> Result<(), Error> {
 fn evaluations(folder: &Path, queries: &Codes, database: &Codes, rounds: usize) -> Result<(), Error> {
     let (labels, query_labels) = (labels(folder, "database")?, labels(folder, "queries")?);
     let relevance = Relevance::shared_class(&query_labels, &labels)?;
+    let comparison = Comparison::over(&Backend::default(), queries, database, relevance);
     let whole = Wanted::all(&[100, 1000, 5000, usize::MAX]);
     for (what, wanted, at) in [
         ("mAP@5000", Wanted::map_only(&[5000]), 0),
@@ -56,7 +59,7 @@ fn evaluations(folder: &Path, queries: &Codes, database: &Codes, rounds: usize) 
     ] {
         let mut found = None;
         let (seconds, cpu) = timed(rounds, || {
-            found = Some(evaluate::<Refusal>(queries, database, relevance, &wanted, |_| Ok(()))?);
+            found = Some(comparison.evaluate::<Refusal>(&wanted, |_| Ok(()))?);
             Ok(())
         })?;
         let Some(found) = found else { continue };

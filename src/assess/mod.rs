@@ -7,7 +7,7 @@ mod told;
 
 use crate::certainty::{self, Interval, LEVEL};
 use crate::per_query::{Column, PerQuery};
-use crate::retrieval::{self, Backend, Codes, Engine, Evaluation, QueryResult, Refusal, Relevance, Statistics, Wanted};
+use crate::retrieval::{Backend, Codes, Comparison, Evaluation, QueryResult, Refusal, Relevance, Statistics, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use told::{figures, metric_name};
@@ -81,7 +81,8 @@ pub fn assess<E: From<Refusal>>(
         false => vec![],
     };
     let wanted = Wanted { exclude: exclude(asked.exclude_self), ..Wanted::all(&means) };
-    let evaluation = retrieval::evaluate_on(backend, queries, database, relevance, &wanted, &mut progress)?;
+    let sides = Comparison::over(backend, queries, database, relevance);
+    let evaluation = sides.evaluate(&wanted, &mut progress)?;
     let place = |k: &usize| evaluation.summary.map.iter().position(|map| map.k == (*k).min(database.len()));
     let main = top_k.first().and_then(place).unwrap_or(0);
     let others: BTreeSet<usize> = top_k.iter().filter_map(place).filter(|at| *at != main).collect();
@@ -89,11 +90,11 @@ pub fn assess<E: From<Refusal>>(
         true => None,
         false => {
             let wanted = Wanted { exclude: exclude(!asked.exclude_self), ..Wanted::map_only(&means) };
-            Some(retrieval::evaluate_on(backend, queries, database, relevance, &wanted, &mut progress)?)
+            Some(sides.evaluate(&wanted, &mut progress)?)
         }
     };
     let intervals = intervals(&evaluation, other.as_ref(), main, asked);
-    let per_query = per_query(&evaluation, main, &others, retrieved(sides, &wanted, asked.retrieved)?);
+    let per_query = per_query(&evaluation, main, &others, retrieved(&sides, &wanted, asked.retrieved)?);
     let (query_codes, database_codes) = (Statistics::of(queries), Statistics::of(database));
     Ok(Assessment { evaluation, main, other, intervals, per_query, query_codes, database_codes })
 }
@@ -126,12 +127,12 @@ fn intervals(evaluation: &Evaluation, other: Option<&Evaluation>, main: usize, a
 }
 
 /// The nearest items of each query, without those that are taken out; `None` if nobody asks.
-fn retrieved(sides: Sides, wanted: &Wanted, count: usize) -> Result<Option<Vec<Vec<u32>>>, Refusal> {
+fn retrieved(sides: &Comparison, wanted: &Wanted, count: usize) -> Result<Option<Vec<Vec<u32>>>, Refusal> {
     if count == 0 {
         return Ok(None);
     }
     let most = wanted.exclude.iter().map(Vec::len).max().unwrap_or(0);
-    let found = Engine::over(sides.database).on(sides.backend).top_k(sides.queries, count.saturating_add(most))?;
+    let found = sides.top_k(count.saturating_add(most))?;
     let kept = found.into_iter().enumerate().map(|(query, found)| {
         let out = wanted.exclude.get(query).map_or(&[][..], Vec::as_slice);
         found.into_iter().map(|near| near.index).filter(|index| !out.contains(index)).take(count).collect()

@@ -2,7 +2,7 @@
 
 use super::{Subject, pool};
 use crate::error::{Error, Result};
-use crate::retrieval::{self, Backend, Codes, Engine, Labels, Relevance, Wanted, evaluate_on};
+use crate::retrieval::{self, Backend, Codes, Comparison, Engine, Labels, Wanted};
 use crate::seeded::{Stream, stream};
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,8 +93,9 @@ impl Retrieval {
         };
         let (query_labels, labels) = (labels("queries", self.queries)?, labels("database", self.database)?);
         let (pool, floor_pool) = (pool(self.threads)?, pool(self.threads)?);
-        let (few, many) = (queries.clone(), Engine::new(database.clone()).on(&self.backend));
-        let backend = self.backend.clone();
+        let comparison = Comparison::new(&self.backend, (queries, query_labels), (database, labels))?;
+        let comparison = Arc::new(comparison);
+        let same = comparison.clone();
         let (count, distances) = (self.queries as f64, (self.queries * self.database) as f64);
         let what = if wanted.by_radius { "all metrics" } else { "mAP" };
         Ok(Subject {
@@ -109,15 +110,13 @@ impl Retrieval {
             unit: "distances",
             threads: self.threads,
             turn: Box::new(move || {
-                let relevance = Relevance::shared_class(&query_labels, &labels)?;
-                let measure = || evaluate_on::<Error>(&backend, &queries, &database, relevance, &wanted, |_| Ok(()));
-                let found = pool.install(measure)?;
+                let found = pool.install(|| comparison.evaluate::<Error>(&wanted, |_| Ok(())))?;
                 debug_assert_eq!(found.per_query.len() as f64, count);
                 std::hint::black_box(found);
                 Ok(distances)
             }),
             floor: Some(Box::new(move || {
-                std::hint::black_box(floor_pool.install(|| many.popcount_pass(&few))?);
+                std::hint::black_box(floor_pool.install(|| same.popcount_pass())?);
                 Ok(distances)
             })),
         })

@@ -1,5 +1,7 @@
 //! What compares codes, as an argument says it.
 
+use crate::amounts::Bytes;
+use crate::device;
 use crate::error::{Place, Result};
 use crate::retrieval::Backend;
 use clap::Args;
@@ -9,6 +11,9 @@ pub(super) struct DeviceArgument {
     /// What compares the codes: `cpu`, `cuda` for the first GPU, `cuda:1` for the second; results are the same
     #[arg(long, value_name = "DEVICE", value_parser = slot, default_value = "cpu")]
     device: Slot,
+    /// Of the GPU's memory, take so much at most; codes that do not fit come in parts [default: what is free]
+    #[arg(long, value_name = "SIZE")]
+    gpu_memory: Option<Bytes>,
 }
 
 /// The processor, or the GPU in a slot.
@@ -17,6 +22,9 @@ pub(super) struct Slot(pub(super) Option<usize>);
 
 impl DeviceArgument {
     pub(super) fn backend(self) -> Result<Backend> {
+        if let (Some(slot), Some(Bytes(bytes))) = (self.device.0, self.gpu_memory) {
+            device::give(slot, bytes);
+        }
         Backend::open(self.device.0).map_err(|e| e.within(Place::Argument("--device".into())))
     }
 }

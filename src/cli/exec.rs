@@ -1,5 +1,6 @@
 //! `hashpipe exec`: one task, in this process.
 
+use crate::device;
 use crate::error::{Error, Kind, Result};
 use crate::process::{self, Usage};
 use crate::stage::{self, Ctx, Job, Message, Stop};
@@ -49,6 +50,10 @@ fn execute(job: Job, stop: Stop) -> Result<()> {
     let kind = stage::find(&job.kind).ok_or_else(|| Error::input(format!("there is no stage `{}`", job.kind)))?;
     let parsed = kind.parse(&job.params).map_err(|e| Error::input(e.to_string()))?;
     let name = job.task.clone();
+    // The task counts its cards from 0.
+    for (slot, bytes) in job.gpu_memory.iter().enumerate() {
+        bytes.iter().for_each(|bytes| device::give(slot, *bytes));
+    }
     let mut cx = Ctx::new(job, stop, Box::new(say));
     stage::perform(parsed.stage.as_ref(), &mut cx).map_err(|e| match e.downcast::<Error>() {
         Ok(error) => error,

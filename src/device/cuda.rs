@@ -8,6 +8,7 @@
 
 #![expect(unsafe_code, reason = "the driver's functions are C; each use says why it is sound")]
 
+use super::room::{self, Room};
 use crate::error::{Error, Result};
 use candle_core::Device;
 use std::collections::{BTreeMap, HashMap};
@@ -145,6 +146,38 @@ fn keep_memory(gpu: &CudaDevice) {
     }
 }
 
+/// The room on a GPU for this process.
+///
+/// # Errors
+/// A GPU that was lost.
+pub(crate) fn room(gpu: &CudaDevice) -> candle_core::Result<Room> {
+    let stream = gpu.cuda_stream();
+    let context = stream.context();
+    let (free, total) = context.mem_get_info().w()?;
+    let given = room::given(context.ordinal());
+    // Sound: the pool is this device's, and the attributes are u64.
+    let pool = unsafe { result::device::get_default_mem_pool(context.cu_device()) }.ok();
+    let attribute = |which| {
+        let mut value = 0u64;
+        let pool = pool.filter(|_| context.has_async_alloc())?;
+        unsafe { result::mem_pool::get_attribute(pool, which, (&raw mut value).cast()) }.ok().map(|()| value)
+    };
+    let used = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+    let peak = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
+    let reserved = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
+    Ok(match (used, peak, reserved) {
+        // What the pool keeps is free for this process.
+        (Some(held), Some(peak), Some(reserved)) => {
+            Room { free: (free as u64).saturating_add(reserved.saturating_sub(held)), given, held, peak }
+        }
+        // Nobody tells whose it is.
+        _ => {
+            let held = total.saturating_sub(free) as u64;
+            Room { free: free as u64, given, held, peak: held }
+        }
+    })
+}
+
 /// Major and minor compute capability.
 fn architecture(gpu: &CudaDevice) -> candle_core::Result<(i32, i32)> {
     gpu.cuda_stream().context().compute_capability().w()
@@ -267,6 +300,17 @@ mod cuda_tests {
         assert!(missing.contains("`cuda_tests`") && missing.contains("`another`"), "{missing}");
         let wrong = Program::new("wrong", &["extern \"C\" __global__ void kernel() { nonsense; }"]);
         assert!(wrong.function(gpu, "kernel").err().unwrap().to_string().contains("nonsense"));
+    }
+
+    #[test]
+    fn what_is_allocated_is_held_and_not_free() {
+        let Some(device) = crate::device::for_test(0) else { return };
+        let Device::Cuda(gpu) = &device else { panic!("a GPU was asked for") };
+        let numbers = gpu.alloc_zeros::<u8>(3 << 20).unwrap();
+        let room = room(gpu).unwrap();
+        assert!(room.held >= 3 << 20 && room.peak >= room.held && room.free > 0, "{room:?}");
+        assert_eq!((room.given, room.left()), (None, room.free));
+        drop(numbers);
     }
 
     #[test]

@@ -8,6 +8,9 @@ mod libraries;
 pub(crate) mod nccl;
 #[cfg(feature = "cuda")]
 pub(crate) mod pinned;
+mod room;
+
+pub use room::give;
 
 use crate::error::Result;
 use candle_core::Device;
@@ -35,6 +38,16 @@ fn open_gpu(slot: usize) -> Result<Device> {
 #[cfg(not(feature = "cuda"))]
 fn open_gpu(_: usize) -> Result<Device> {
     Err(crate::error::Error::input("a GPU was asked for, but this hashpipe was built without CUDA").hint(HOW_TO_BUILD))
+}
+
+/// Whether it is a GPU of which this process was given a part.
+pub(crate) fn is_shared(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return room::given(gpu.cuda_stream().context().ordinal()).is_some();
+    }
+    let _ = device;
+    false
 }
 
 /// The GPU in a slot, for a test; nothing, and a word about it, where there is none.

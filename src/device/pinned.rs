@@ -11,6 +11,7 @@ use super::cuda::cudarc::driver::{
 };
 use super::cuda::{CudaDevice, WrapErr};
 use candle_core::Result;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Pieces that uploads take turns in: as many steps as the host may be ahead of the GPU, and one.
@@ -68,6 +69,28 @@ impl<T: Plain> Locked<T> {
         self.note(stream)
     }
 
+    /// Copies runs of it to where each is to begin in `to`.
+    pub(crate) fn send_runs(
+        &mut self,
+        stream: &Arc<CudaStream>,
+        to: &mut CudaSlice<T>,
+        runs: impl IntoIterator<Item = (Range<usize>, usize)>,
+    ) -> Result<()> {
+        let memory = self.memory.as_slice().w()?;
+        let mut send = |(run, start): (Range<usize>, usize)| {
+            let end = start.checked_add(run.len());
+            let there = end.and_then(|end| to.try_slice_mut(start..end));
+            let (Some(from), Some(mut there)) = (memory.get(run.clone()), there) else {
+                candle_core::bail!("a copy of numbers {run:?} to place {start}")
+            };
+            stream.memcpy_htod(from, &mut there).w()
+        };
+        let sent = runs.into_iter().try_for_each(&mut send);
+        // Also of those before one that failed.
+        let noted = self.note(stream);
+        sent.and(noted)
+    }
+
     fn note(&mut self, stream: &CudaStream) -> Result<()> {
         self.copied = Some(stream.record_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC)).w()?);
         Ok(())
@@ -83,29 +106,47 @@ impl<T: Plain> Drop for Locked<T> {
     }
 }
 
+/// Pieces of locked memory that take turns.
+pub(crate) struct Turns<T: Plain> {
+    pieces: Vec<Locked<T>>,
+    /// The one whose turn it was last.
+    last: usize,
+}
+
+impl<T: Plain> Default for Turns<T> {
+    fn default() -> Self {
+        Self { pieces: vec![], last: 0 }
+    }
+}
+
+impl<T: Plain> Turns<T> {
+    /// Memory for at least so many numbers, of `most` pieces the one that was used the longest ago.
+    pub(crate) fn next(&mut self, context: &Arc<CudaContext>, most: usize, needed: usize) -> Result<&mut Locked<T>> {
+        let new = || Locked::new(context, needed, WRITTEN);
+        if self.pieces.len() < most.max(1) {
+            self.pieces.push(new()?);
+            self.last = self.pieces.len() - 1;
+        } else {
+            self.last = (self.last + 1) % self.pieces.len();
+            if self.pieces[self.last].len() < needed {
+                self.pieces[self.last] = new()?;
+            }
+        }
+        Ok(&mut self.pieces[self.last])
+    }
+}
+
 /// Sends small things, such as a batch's labels, without waiting for the GPU.
 #[derive(Default)]
 pub(crate) struct Uploads {
-    turns: Vec<Locked<u64>>,
-    next: usize,
+    turns: Turns<u64>,
 }
 
 impl Uploads {
     /// Words on the GPU, at least as many as were given: what is behind them says nothing.
     pub(crate) fn send(&mut self, device: &CudaDevice, words: &[u64]) -> Result<CudaSlice<u64>> {
         let stream = device.cuda_stream();
-        let needed = words.len().next_power_of_two();
-        let new = || Locked::new(stream.context(), needed, WRITTEN);
-        if self.turns.len() < TURNS {
-            self.turns.push(new()?);
-            self.next = self.turns.len() - 1;
-        } else {
-            self.next = (self.next + 1) % TURNS;
-            if self.turns[self.next].len() < needed {
-                self.turns[self.next] = new()?;
-            }
-        }
-        let memory = &mut self.turns[self.next];
+        let memory = self.turns.next(stream.context(), TURNS, words.len().next_power_of_two())?;
         // Waits for the copy that it was used for four turns ago.
         memory.numbers()?[..words.len()].copy_from_slice(words);
         // Sound: the copy fills all of it.

@@ -12,6 +12,8 @@ pub(super) struct Feed<'a> {
     device: Device,
     #[cfg(feature = "cuda")]
     on_gpu: Option<(&'a dyn crate::dataset::Raw, super::cuda::Images)>,
+    /// Whether more images could stay once the work was seen.
+    waits: bool,
 }
 
 /// One batch, on the device.
@@ -22,11 +24,13 @@ pub(super) struct Fed {
     pub(super) xs: Tensor,
 }
 
-/// How often all images are read: what is read once needs no place in a GPU's memory.
+/// How often all images are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Passes {
+    /// Once, which is not worth a place in a GPU's memory.
     One,
-    Many,
+    /// Again and again, by work of which it may have been seen what it takes of a GPU's memory.
+    Many { work_was_seen: bool },
 }
 
 impl<'a> Feed<'a> {
@@ -35,21 +39,26 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// Images that cannot be read, and a GPU's memory that cannot be had.
     pub(super) fn open(examples: &'a dyn Examples, device: &Device, passes: Passes) -> Result<Self> {
+        let work_was_seen = match passes {
+            Passes::One => None,
+            Passes::Many { work_was_seen } => Some(work_was_seen),
+        };
         #[cfg(feature = "cuda")]
         let on_gpu = match (device, examples.raw()) {
             (Device::Cuda(gpu), Some(raw)) => {
-                let images = super::cuda::Images::open(raw, examples.side(), gpu, passes == Passes::Many)?;
-                Some((raw, images))
+                let room = crate::device::cuda::room(gpu).map_err(tensor_error)?;
+                let most = work_was_seen.map_or(0, |was_seen| room.to_keep(was_seen));
+                Some((raw, super::cuda::Images::open(raw, examples.side(), gpu, most)?))
             }
             _ => None,
         };
-        #[cfg(not(feature = "cuda"))]
-        let _ = passes;
+        let waits = work_was_seen == Some(false) && crate::device::is_shared(device);
         Ok(Self {
             examples,
             device: device.clone(),
             #[cfg(feature = "cuda")]
             on_gpu,
+            waits,
         })
     }
 
@@ -97,15 +106,22 @@ pub(super) enum Pixels {
 }
 
 impl<'a> Feeds<'a> {
-    /// Brings images to those of the devices that have room for all of them.
+    /// Brings images to those of the devices that have room for all of them beside the work.
     ///
     /// # Errors
     /// Images that cannot be read, and a GPU's memory that cannot be had.
-    pub(super) fn open(examples: &'a dyn Examples, devices: &[Device]) -> Result<Self> {
+    pub(super) fn open(examples: &'a dyn Examples, devices: &[Device], work_was_seen: bool) -> Result<Self> {
         let are_cut_there = examples.raw().is_some() && devices.iter().all(Device::is_cuda);
         let devices = if are_cut_there { devices } else { &[] };
-        let feeds = devices.iter().map(|device| Feed::open(examples, device, Passes::Many)).collect::<Result<_>>()?;
+        let passes = Passes::Many { work_was_seen };
+        let feeds = devices.iter().map(|device| Feed::open(examples, device, passes)).collect::<Result<_>>()?;
         Ok(Self { examples, feeds })
+    }
+
+    /// Whether to open them again is worth it once it was seen what the work takes: of a card that others share, images may
+    /// only have what is left.
+    pub(super) fn wait_for_the_work(&self) -> bool {
+        self.feeds.iter().any(|feed| feed.waits)
     }
 
     /// The given batches in order, made ahead of their use, each in equal shares for these devices.
@@ -201,5 +217,26 @@ mod cuda_tests {
         let error = trained(&Recipe { optimizer, ..recipe() }, &images, &devices[..1]).err().unwrap();
         let text = error.downcast::<Error>().unwrap().render("error");
         assert!(text.contains("in epoch 1, ") && text.contains("step"), "{text}");
+    }
+
+    #[test]
+    fn on_a_shared_card_images_stay_once_it_was_seen_what_the_work_takes() {
+        // A card that no other test uses: what this process was given of it holds for all that it does there.
+        const SLOT: usize = 2;
+        let Some(gpu) = crate::device::for_test(SLOT) else { return };
+        let (devices, (_folder, images)) = ([gpu], prepared(40, true));
+        for (gib, work_was_seen, are_kept, wait) in
+            [(3, false, false, true), (3, true, true, false), (1, false, false, true), (1, true, false, false)]
+        {
+            crate::device::give(SLOT, gib << 30);
+            let feeds = Feeds::open(&images, &devices, work_was_seen).unwrap();
+            let kept = feeds.feeds.iter().all(|feed| feed.on_gpu.as_ref().unwrap().1.are_kept());
+            assert_eq!((kept, feeds.wait_for_the_work()), (are_kept, wait), "{gib} GiB, {work_was_seen}");
+        }
+        let expected = bytes(&trained(&recipe(), &Numbers(prepared(40, true).1), &devices).unwrap());
+        for gib in [1, 3] {
+            crate::device::give(SLOT, gib << 30);
+            assert!(bytes(&trained(&recipe(), &images, &devices).unwrap()) == expected, "{gib} GiB");
+        }
     }
 }

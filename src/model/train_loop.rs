@@ -124,6 +124,11 @@ impl Data<'_> {
         self.examples.len().div_ceil(self.recipe.batch)
     }
 
+    /// Those of the devices that are used.
+    fn used(&self) -> Result<&[Device]> {
+        Ok(&self.devices[..self.recipe.devices(self.devices.len())?])
+    }
+
     /// Where the weights are first; the others get copies.
     fn device(&self) -> Result<&Device> {
         self.devices.first().ok_or_else(|| Error::resources("a training needs a device"))
@@ -135,6 +140,8 @@ struct Training<'a> {
     data: Data<'a>,
     team: Team,
     feeds: Arc<Feeds<'a>>,
+    /// Whether an epoch was done here, so that it is known what the work takes of a GPU's memory.
+    was_seen: bool,
     /// One per finished epoch.
     records: Vec<Record>,
     checkpoint: Option<PathBuf>,
@@ -212,13 +219,16 @@ impl<'a> Training<'a> {
         let sizes = Sizes { images: examples.len(), classes: examples.classes(), bits: recipe.bits };
         let team = Team::new(recipe, sizes, model, data.devices)?;
         // Last, so that images take no room that weights and momentum need.
-        let feeds = Arc::new(Feeds::open(examples, &data.devices[..recipe.devices(data.devices.len())?])?);
+        let feeds = Arc::new(Feeds::open(examples, data.used()?, false)?);
         let (records, checkpoint, best, unused, refused) = (vec![], None, vec![], vec![], None);
-        Ok(Self { data, team, feeds, records, checkpoint, best, unused, extended: 0, refused })
+        Ok(Self { data, team, feeds, was_seen: false, records, checkpoint, best, unused, extended: 0, refused })
     }
 
     /// One pass over the images, in an order and with an augmentation that the seed and the epoch decide.
     fn epoch(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
+        if self.was_seen && self.feeds.wait_for_the_work() {
+            self.feeds = Arc::new(Feeds::open(self.data.examples, self.data.used()?, true)?);
+        }
         let epoch = self.begin();
         let (mut unread, mut tally) = (Unread::new(), Tally::default());
         let feeds = Arc::clone(&self.feeds);
@@ -238,6 +248,7 @@ impl<'a> Training<'a> {
         let (&Epoch { number, lr, scale, .. }, images) = (&epoch, tally.images);
         let (seconds, images_per_second) = (epoch.began.elapsed().as_secs_f64(), epoch.rate(images));
         let (loss, selection) = (tally.total / images.max(1) as f64, None);
+        self.was_seen = true;
         self.records.push(Record { epoch: number, loss, lr, scale, images, selection, seconds, images_per_second });
         Ok(())
     }

@@ -11,6 +11,8 @@
 //!                   |     |
 //!              engine     measure <- labels the nearest items, or every number of the ranking
 //!                   |     |
+//!                   |  comparison           both, of queries and a database that stay the same
+//!                   |     |
 //!                  backend, gpu             the same by a GPU, where one was asked for
 //! ```
 //!
@@ -22,6 +24,7 @@
 
 mod backend;
 mod codes;
+mod comparison;
 mod counting;
 mod engine;
 mod file;
@@ -39,12 +42,13 @@ mod words;
 
 pub use backend::Backend;
 pub use codes::{Codes, MAX_BITS, MAX_CODES};
+pub use comparison::Comparison;
 pub use engine::{Engine, Neighbour};
 pub use file::{Header, Provenance, map, read, write};
 pub use labels::{Labels, Relevance};
 pub use measure::{
     AveragePrecision, Ball, ClassMap, CurvePoint, Evaluation, Lookup, MeanAveragePrecision, MeanNdcg, PairsAt,
-    QueryResult, RadiusPoint, Spread, Summary, Wanted, evaluate, evaluate_on,
+    QueryResult, RadiusPoint, Spread, Summary, Wanted,
 };
 pub use popcount::{instructions, popcount_floor, popcount_pass};
 pub use refusal::Refusal;

@@ -108,6 +108,9 @@ pub struct Task {
     pub metrics: BTreeMap<String, f64>,
     /// How often it was started in this run: so many logs there are.
     pub attempts: usize,
+    /// The GPUs of its last attempt, by number.
+    #[serde(default)]
+    pub gpus: Vec<usize>,
 }
 
 /// What became of a task in a run.
@@ -153,6 +156,7 @@ impl Task {
             seconds: None,
             metrics: BTreeMap::new(),
             attempts: 0,
+            gpus: vec![],
         }
     }
 }
@@ -196,8 +200,9 @@ impl Record {
                 (task.state, task.key, task.seconds) = (State::Cached, Key::parse(key), Some(*seconds));
                 self.saved += seconds;
             }
-            Event::Start { key, .. } => {
+            Event::Start { key, gpu, gpus, .. } => {
                 (task.state, task.key) = (State::Running, Key::parse(key));
+                task.gpus = if gpus.is_empty() { gpu.iter().copied().collect() } else { gpus.clone() };
                 task.attempts += 1;
             }
             Event::Done { seconds, metrics, .. } => {

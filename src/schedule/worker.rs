@@ -435,6 +435,7 @@ fn job(store: &Store, order: &Order, folder: &Path, scratch: &Path) -> Result<Jo
         extends_from: order.extends_from.clone(),
         threads: order.share.threads,
         gpus: order.share.cards(),
+        gpu_memory: order.share.card_memory(),
     };
     std::fs::create_dir_all(&job.outputs).map_err(|e| Error::io("make the folder", &job.outputs, &e))?;
     let text = serde_json::to_vec(&job).expect("a job is plain data");

@@ -39,6 +39,9 @@ pub struct Job {
     pub threads: usize,
     /// The GPUs to use, by their numbers on this machine. The task sees no others, and counts these from 0.
     pub gpus: Vec<usize>,
+    /// Bytes of each GPU's memory that were reserved for the task; nothing for a card that it has alone.
+    #[serde(default)]
+    pub gpu_memory: Vec<Option<u64>>,
 }
 
 /// What a reference means.

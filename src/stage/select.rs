@@ -5,7 +5,7 @@ use crate::dataset::{self, Examples, Images, List};
 use crate::error::{Error, Result};
 use crate::image::Transform;
 use crate::model::{self, HashModel};
-use crate::retrieval::{self, Codes, Labels, Relevance, Wanted};
+use crate::retrieval::{Backend, Codes, Comparison, Labels, Relevance, Wanted};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ pub(super) struct Judge<'a> {
     select: &'a Select,
     bits: usize,
     device: Device,
+    /// What compares the codes: the training's device, while it does not train.
+    backend: Backend,
     queries: (Images, Labels),
     database: (Images, Labels),
 }
@@ -81,7 +83,7 @@ impl Select {
     /// # Errors
     /// Lists that are not there, are empty, or have other classes than the training list.
     pub(super) fn open(&self, cx: &mut Ctx, train: &List, transform: &Transform, bits: usize) -> Result<Judge<'_>> {
-        let device = cx.device()?;
+        let (device, backend) = (cx.device()?, Backend::open(cx.gpu())?);
         let mut side = |list: &Ref| {
             let images = List::read(cx.path(list)?)?;
             if images.is_empty() || images.classes != train.classes {
@@ -95,7 +97,8 @@ impl Select {
         let (queries, query_labels, query_list) = side(&self.query)?;
         let (database, labels, _) = side(&self.database)?;
         self.warn(cx, &query_list, train);
-        Ok(Judge { select: self, bits, device, queries: (queries, query_labels), database: (database, labels) })
+        let (queries, database) = ((queries, query_labels), (database, labels));
+        Ok(Judge { select: self, bits, device, backend, queries, database })
     }
 
     fn warn(&self, cx: &mut Ctx, queries: &List, train: &List) {
@@ -128,10 +131,10 @@ impl Judge<'_> {
         let database = self.encode(cx, network, &self.database.0, images, total)?;
         let top_k = if self.select.top_k == 0 { usize::MAX } else { self.select.top_k };
         let relevance = Relevance::shared_class(&self.queries.1, &self.database.1)?;
-        let measured =
-            retrieval::evaluate::<Error>(&queries, &database, relevance, &Wanted::map_only(&[top_k]), |_| {
-                if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
-            })?;
+        let comparison = Comparison::over(&self.backend, &queries, &database, relevance);
+        let measured = comparison.evaluate::<Error>(&Wanted::map_only(&[top_k]), |_| {
+            if cx.borrow().is_stopping() { Err(Error::interrupted()) } else { Ok(()) }
+        })?;
         Ok(measured.summary.map.first().map_or(0.0, |map| map.by_hits.stable))
     }
 

@@ -104,6 +104,7 @@ impl Desk {
             extends_from: BTreeMap::new(),
             threads: 1,
             gpus: vec![],
+            gpu_memory: vec![],
         }
     }
 

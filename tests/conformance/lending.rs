@@ -2,7 +2,8 @@
 
 use crate::scene::{Gate, Going, processes, project, wait_for, write_stages};
 use crate::space::Space;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -30,6 +31,22 @@ fn wait_for_threads(run: &Going, task: &str, expected: &[u64]) {
     wait_for(&format!("{task} to have had {expected:?} threads"), || (threads(run, task) == expected).then_some(()));
 }
 
+/// The file that describes the task of a process, if it is one.
+fn description(space: &Space, pid: Pid) -> Option<PathBuf> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&str> = line.split('\0').collect();
+    words.contains(&"exec").then(|| space.path(words.iter().find(|word| word.ends_with("task.json")).unwrap()))
+}
+
+/// The process that runs a task.
+fn process_of(space: &Space, task: &str) -> Pid {
+    let runs_it = |pid: &Pid| {
+        let text = description(space, *pid).map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        text.is_some_and(|text| serde_json::from_str::<Value>(&text).is_ok_and(|job| job["task"] == task))
+    };
+    processes(space).into_iter().find(runs_it).unwrap()
+}
+
 #[test]
 fn a_running_task_gets_the_threads_of_one_that_ended_and_gives_them_to_one_that_starts() {
     let space = Space::empty();
@@ -52,16 +69,19 @@ fn a_running_task_gets_the_threads_of_one_that_ended_and_gives_them_to_one_that_
     let [at_one, at_two] = at;
     at_one.open();
     wait_for_threads(&run, "train.long", &[1, 2]);
-    // What needs two finds one that is idle, and waits for the other.
+    // What needs two finds one that is idle, and waits for the other: until its borrower says that it works without it.
+    let borrower = process_of(&space, "train.long");
+    kill(borrower, Signal::SIGSTOP).unwrap();
     at_two.open();
+    run.wait_for_event("done", "command.two");
+    let turns = |run: &Going| run.events().iter().filter(|event| event["task"] == "train.fixed").count();
+    let so_far = turns(&run);
+    wait_for("some turns of the runner", || (turns(&run) > so_far + 5).then_some(()));
+    assert_eq!(threads(&run, "command.after"), [0; 0], "never five at work");
+    kill(borrower, Signal::SIGCONT).unwrap();
     let at_after = after.reached();
     wait_for_threads(&run, "train.long", &[1, 2, 1]);
     assert_eq!(threads(&run, "command.after"), [2]);
-    let position = |name: &str, task: &str| {
-        let events = run.events();
-        events.iter().rposition(|event| event["event"] == name && event["task"] == task).unwrap()
-    };
-    assert!(position("threads", "train.long") < position("start", "command.after"), "never five at work");
     at_after.open();
     wait_for_threads(&run, "train.long", &[1, 2, 1, 3]);
     assert_eq!(threads(&run, "train.fixed"), [1], "it said how many");
@@ -134,13 +154,8 @@ fn results_do_not_tell_how_many_threads_made_them_and_when() {
     let run = Going::start(&space, &["--jobs", "1"]);
     run.wait_for_event("progress", "train.long");
     // The description of the task that is at work.
-    let line = |pid: nix::unistd::Pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let task = processes(&space).into_iter().find_map(|pid| {
-        let line = line(pid);
-        line.split('\0').find(|word| word.ends_with("task.json")).map(PathBuf::from)
-    });
-    let mut train: Value =
-        serde_json::from_slice(&std::fs::read(space.path(".").join(task.unwrap())).unwrap()).unwrap();
+    let described = description(&space, process_of(&space, "train.long")).unwrap();
+    let mut train: Value = serde_json::from_slice(&std::fs::read(described).unwrap()).unwrap();
     run.signal(Signal::SIGINT);
     assert_eq!(run.end().code, 130);
 

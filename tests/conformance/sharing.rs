@@ -37,6 +37,40 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
+fn all_gpus_of_a_task_are_told_wherever_one_is() {
+    let space = Space::empty();
+    let gates = waiting(&space, &[("both", "gpus = 2, priority = 1"), ("one", "gpus = 1"), ("none", "")]);
+    let run = Going::of(&space, with_gpus(&space, "3x24G", &[]));
+    gates.iter().map(Gate::reached).collect::<Vec<_>>().into_iter().for_each(crate::scene::Reached::open);
+    let ended = run.end();
+    assert_eq!(ended.code, 0);
+    let told = |name: &str| {
+        let start = |event: &Value| event["event"] == "start" && event["task"] == format!("command.{name}");
+        let event = ended.json().into_iter().find(start).unwrap();
+        (event["gpu"].clone(), event["gpus"].clone())
+    };
+    // Who reads only the first finds it where it was.
+    assert_eq!(told("both"), (0.into(), vec![0, 1].into()));
+    assert_eq!(told("one"), (2.into(), Value::Null));
+    assert_eq!(told("none"), (Value::Null, Value::Null));
+    let run = &ended.json()[0]["run"];
+    let record = format!("cache/v2/runs/{}/run.json", run.as_str().unwrap());
+    let record: Value = serde_json::from_str(&text(&space, &record)).unwrap();
+    let tasks = record["tasks"].as_array().unwrap().iter();
+    let gpus: BTreeSet<(String, String)> =
+        tasks.map(|task| (task["name"].to_string(), task["gpus"].to_string())).collect();
+    let expected = [("both", "[0,1]"), ("none", "[]"), ("one", "[2]")];
+    assert_eq!(gpus, expected.map(|(name, gpus)| (format!("\"command.{name}\""), gpus.to_string())).into());
+    let trace: Value = serde_json::from_str(&space.hashpipe(&["trace"]).ok().stdout).unwrap();
+    let slices =
+        trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X" && event["pid"] == 3);
+    let rows: BTreeSet<(String, u64)> =
+        slices.map(|slice| (slice["name"].as_str().unwrap().to_string(), slice["tid"].as_u64().unwrap())).collect();
+    let expected = [("both", 0), ("both", 1), ("one", 2)];
+    assert_eq!(rows, expected.map(|(name, gpu)| (format!("command.{name}"), gpu)).into());
+}
+
+#[test]
 fn every_task_sees_its_own_gpus_and_one_without_sees_none() {
     let space = Space::empty();
     let gates = waiting(&space, &[("one", "gpus = 1"), ("two", "gpus = 1"), ("none", ""), ("zero", "gpus = 0")]);

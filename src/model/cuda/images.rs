@@ -57,25 +57,24 @@ struct Kept {
 }
 
 impl Images {
-    /// Sees to images of `side` pixels. If they are read `often`, and all of them are prepared and take no more than half of
-    /// what is free of the GPU's memory, they are put there now; the other half is for the network.
+    /// Sees to images of `side` pixels. If all of them are prepared and take no more than `most` bytes, they are put on the
+    /// GPU now.
     ///
     /// # Errors
     /// Images that cannot be read, and memory that is not there after all.
-    pub(in crate::model) fn open(raw: &dyn Raw, side: usize, device: &CudaDevice, often: bool) -> Result<Self> {
+    pub(in crate::model) fn open(raw: &dyn Raw, side: usize, device: &CudaDevice, most: u64) -> Result<Self> {
         let _turn = Turn::of(device).map_err(on_gpu)?;
         let table: Vec<f32> = raw.table().concat();
         let table = device.clone_htod(&table).map_err(on_gpu)?;
-        let sizes = if often { raw.prepared_sizes() } else { None };
-        let (free, _) = device.cuda_stream().context().mem_get_info().w().map_err(on_gpu)?;
-        let fits = |sizes: &Vec<(usize, usize)>| bytes_of(sizes) <= free / 2;
+        let sizes = if most > 0 { raw.prepared_sizes() } else { None };
+        let fits = |sizes: &Vec<(usize, usize)>| bytes_of(sizes) as u64 <= most;
         let kept = sizes.filter(fits).map(|sizes| Kept::load(raw, sizes, device)).transpose()?;
         Ok(Self { device: device.clone(), side, there: Some(There { table, kept }) })
     }
 
     /// Whether all images are in the GPU's memory.
     #[cfg(test)]
-    fn are_kept(&self) -> bool {
+    pub(in crate::model) fn are_kept(&self) -> bool {
         self.kept().is_some()
     }
 
@@ -351,9 +350,10 @@ mod cuda_tests {
         let (_folder, images) = prepared(30, true);
         let raw = images.raw().unwrap();
         let order: Vec<Vec<u32>> = vec![(0..11).collect(), vec![29, 3, 3], vec![7], (5..30).collect(), vec![1, 2]];
-        for often in [false, true] {
-            let on_gpu = Images::open(raw, 16, &gpu, often).unwrap();
-            assert_eq!(on_gpu.are_kept(), often);
+        let all = bytes_of(&raw.prepared_sizes().unwrap()) as u64;
+        for (most, are_kept) in [(0, false), (all - 1, false), (all, true)] {
+            let on_gpu = Images::open(raw, 16, &gpu, most).unwrap();
+            assert_eq!(on_gpu.are_kept(), are_kept);
             for augment in [None, Some(Augment { seed: 3, epoch: 1, crop: true, flip: true })] {
                 let expected = images.batches(order.clone(), augment).map(Result::unwrap);
                 let mut batches = 0;
@@ -361,7 +361,7 @@ mod cuda_tests {
                     let (index, xs) = ours.unwrap();
                     assert_eq!(index, batch.index);
                     assert_eq!(xs.dims(), [index.len(), 3, 16, 16]);
-                    assert!(xs.flatten_all().unwrap().to_vec1::<f32>().unwrap() == batch.pixels, "{index:?} {often}");
+                    assert!(xs.flatten_all().unwrap().to_vec1::<f32>().unwrap() == batch.pixels, "{index:?} {most}");
                     batches += 1;
                 }
                 assert_eq!(batches, order.len());

@@ -12,7 +12,10 @@
 //! Every result equals the CPU's to the bit: counts are sums of integers, ranks come from counts and never from the order
 //! in which threads arrive, and what is not an integer is added in the CPU's order. So no key knows about GPUs.
 //!
-//! A database is copied to the GPU once, or part by part for each group of queries where it does not fit.
+//! A database is copied to the GPU once, and queries are, for as long as somebody asks about them. Of a database that does
+//! not fit, as much as possible stays; the rest comes part by part whenever it is needed, one part while the one before it
+//! is computed on. Parts are walked in database order, and what a kernel counts goes on in the next part, so that results do
+//! not depend on where the database was cut.
 //!
 //! **What it must cost at least**, for n codes of w words and q queries, by NVIDIA's tables for an H200 (132 processors of
 //! 1.8 GHz, 8 population counts of 64 bits each in a cycle, 4.8 TB/s):
@@ -32,6 +35,8 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(test, feature = "cuda"))]
+mod layout;
 #[cfg(test)]
 pub(super) mod plain;
 mod search;
@@ -43,8 +48,10 @@ pub(super) use search::{histogram, together, top_k, total, whole, within};
 use super::labels::Labels;
 use super::scan::zeros_of;
 use super::{Codes, Refusal};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Sums of precisions of a query and a cut, and items after which the first has its turn again; see `measure/ranked.rs`.
 pub(super) use super::measure::LANES;
@@ -90,6 +97,13 @@ impl Source<'_> {
         self.segments.iter().map(|codes| codes.len()).sum()
     }
 
+    /// Bytes that a code takes on a card, with its classes; a little more than it is.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn bytes_per_code(&self) -> usize {
+        let sides = if self.is_ternary() { 2 } else { 1 };
+        self.width() * 8 * sides + self.labels.map_or(0, |labels| labels.classes().div_ceil(8)) + 1
+    }
+
     /// Words of a code.
     pub(super) fn width(&self) -> usize {
         self.segments.first().map_or(1, |codes| codes.words_per_code())
@@ -124,17 +138,23 @@ pub(super) enum Rows {
     Shared,
 }
 
+/// Codes and classes of queries. A card knows them again while somebody keeps them.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Their signs: above 0, and where signs may be zero, not below 0: `[queries, 1 or 2, words of a code]`.
+    pub words: Vec<u64>,
+    pub classes: Vec<u32>,
+    /// Where the classes of each query start, and of the last one end.
+    pub first_class: Vec<u32>,
+}
+
 /// Queries that are answered together.
 #[derive(Debug)]
 pub(super) struct Batch {
     len: usize,
     bits: usize,
     ternary: bool,
-    /// Their signs: above 0, and if `ternary` is set, not below 0: `[queries, 1 or 2, words of a code]`.
-    pub words: Vec<u64>,
-    pub classes: Vec<u32>,
-    /// Where the classes of each query start, and of the last one end.
-    pub first_class: Vec<u32>,
+    pub asking: Arc<Asking>,
     /// Where the rows of each query start, and of the last one end.
     pub first_row: Vec<u32>,
 }
@@ -154,35 +174,36 @@ impl Batch {
         classes_of: impl Fn(usize) -> C,
         rows: Rows,
     ) -> Self {
-        let (bits, first) = (queries.bits(), vec![0]);
-        let mut batch = Self {
-            len: 0,
-            bits,
-            ternary,
-            words: vec![],
-            classes: vec![],
-            first_class: first.clone(),
-            first_row: first,
-        };
+        let (mut asking, mut len) = (Asking { first_class: vec![0], ..Asking::default() }, 0);
         for query in which {
             let above = queries.code(query);
-            batch.words.extend(above);
+            asking.words.extend(above);
             if ternary {
                 let zeros = zeros_of(queries, query);
-                batch.words.extend(above.iter().enumerate().map(|(w, above)| above | zeros.get(w).unwrap_or(&0)));
+                asking.words.extend(above.iter().enumerate().map(|(w, above)| above | zeros.get(w).unwrap_or(&0)));
             }
-            let before = batch.classes.len();
-            batch.classes.extend(classes_of(query));
-            let own = match rows {
-                Rows::One => 1,
-                Rows::Relevant => 2,
-                Rows::Shared => batch.classes.len() - before + 1,
-            };
-            batch.first_class.push(batch.classes.len() as u32);
-            batch.first_row.push(batch.first_row[batch.len] + own as u32);
-            batch.len += 1;
+            asking.classes.extend(classes_of(query));
+            asking.first_class.push(asking.classes.len() as u32);
+            len += 1;
         }
-        batch
+        let whole = Self { len, bits: queries.bits(), ternary, asking: Arc::new(asking), first_row: vec![] };
+        whole.counting(rows)
+    }
+
+    /// The same queries, with other rows of counts.
+    pub(super) fn counting(&self, rows: Rows) -> Self {
+        let Self { len, bits, ternary, ref asking, .. } = *self;
+        let own = |query: usize| match rows {
+            Rows::One => 1,
+            Rows::Relevant => 2,
+            Rows::Shared => asking.first_class[query + 1] - asking.first_class[query] + 1,
+        };
+        let mut first_row = vec![0];
+        first_row.extend((0..len).scan(0, |end, query| {
+            *end += own(query);
+            Some(*end)
+        }));
+        Self { len, bits, ternary, asking: asking.clone(), first_row }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -217,7 +238,20 @@ impl Batch {
     /// The classes of a query.
     #[cfg(test)]
     pub(super) fn classes_of(&self, query: usize) -> &[u32] {
-        &self.classes[self.first_class[query] as usize..self.first_class[query + 1] as usize]
+        let Asking { classes, first_class, .. } = &*self.asking;
+        &classes[first_class[query] as usize..first_class[query + 1] as usize]
+    }
+}
+
+/// Queries that are asked about again and again, so that a card has them only once.
+#[derive(Debug, Default)]
+pub(super) struct Portions(Mutex<BTreeMap<(usize, usize), Arc<Batch>>>);
+
+impl Portions {
+    /// The queries of a range, made if nobody asked about them before.
+    pub(super) fn of(&self, queries: Range<usize>, make: impl FnOnce() -> Batch) -> Arc<Batch> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.entry((queries.start, queries.end)).or_insert_with(|| Arc::new(make())).clone()
     }
 }
 

@@ -32,7 +32,7 @@ fn items<'a>(source: &'a Source) -> impl Iterator<Item = Item<'a>> {
 
 /// The distance of a query to a code; sign by sign, where signs may be zero.
 fn distance(batch: &Batch, query: usize, item: &Item) -> usize {
-    let (width, words) = (item.codes.words_per_code(), &batch.words[query * batch.length()..][..batch.length()]);
+    let (width, words) = (item.codes.words_per_code(), &batch.asking.words[query * batch.length()..][..batch.length()]);
     if !batch.is_ternary() {
         let code = item.codes.code(item.inside);
         return code.iter().zip(words).map(|(a, b)| (a ^ b).count_ones() as usize).sum();
@@ -132,7 +132,7 @@ impl Scan for Plain {
     fn total(&self, source: &Source, batch: &Batch) -> Result<u64, Refusal> {
         let words = || source.segments.iter().flat_map(|codes| codes.words());
         let of = |query: usize| {
-            words().map(move |word| u64::from((word ^ batch.words[query * batch.length()]).count_ones()))
+            words().map(move |word| u64::from((word ^ batch.asking.words[query * batch.length()]).count_ones()))
         };
         Ok((0..batch.len()).map(|query| of(query).sum::<u64>()).sum())
     }

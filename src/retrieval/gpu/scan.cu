@@ -71,15 +71,6 @@ __device__ unsigned lanes_like(unsigned value, unsigned among, int digits)
     return among;
 }
 
-// Puts word w of code i of a slab, which lies code after code, to out[w * codes + first + i].
-extern "C" __global__ void columns(const word* __restrict__ slab, word* __restrict__ out, word slab_codes, int width,
-                                   word codes, word first)
-{
-    const word i = (word)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= slab_codes) return;
-    for (int w = 0; w < width; ++w) out[w * codes + first + i] = slab[i * width + w];
-}
-
 // Counts codes by stretch of the database, query, shared classes and distance: counts are
 // [stretches, rows of all queries, levels]. A query has a row for each number of shared classes, the last one for all that
 // have more. A block counts one chunk of a stretch for one group of queries, in shared memory if the group's rows fit.

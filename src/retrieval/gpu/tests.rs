@@ -2,11 +2,15 @@
 //! plain loops in a card's place, and with a GPU where there is one.
 
 use super::plain::Plain;
-use crate::retrieval::{Backend, Codes, Engine, Evaluation, Labels, Refusal, Relevance, Wanted, evaluate_on};
+use super::{Asking, Batch, Card, Found, Places, Ranks, Scan, Source, Sums};
+use crate::assess::{Asked, Sides, assess};
+use crate::retrieval::{Backend, Codes, Comparison, Engine, Evaluation, Labels, Refusal, Relevance, Wanted};
 use crate::seeded::stream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Random codes; the first `varied` bits are random and the others equal, so that few make many ties.
-fn codes(seed: u64, count: usize, bits: usize, varied: usize, zeros: bool) -> Codes {
+pub(super) fn codes(seed: u64, count: usize, bits: usize, varied: usize, zeros: bool) -> Codes {
     let mut draw = stream(seed, "gpu codes", &[]);
     let mut codes = Codes::new(bits).unwrap();
     for _ in 0..count {
@@ -23,7 +27,7 @@ fn codes(seed: u64, count: usize, bits: usize, varied: usize, zeros: bool) -> Co
 }
 
 /// Each item with up to 3 of some classes.
-fn labels(seed: u64, count: usize, classes: usize) -> Labels {
+pub(super) fn labels(seed: u64, count: usize, classes: usize) -> Labels {
     let mut draw = stream(seed, "gpu labels", &[]);
     let items: Vec<Vec<u32>> =
         (0..count).map(|_| (0..draw.below(4)).map(|_| draw.below(classes) as u32).collect()).collect();
@@ -105,14 +109,81 @@ pub(super) fn evaluations_are_equal(backend: &Backend) {
             Wanted::map_only(&many),
             Wanted::map_only(&[usize::MAX]),
         ];
+        // All questions to one database.
+        let [theirs, ours] =
+            [backend, &Backend::default()].map(|backend| Comparison::over(backend, &queries, &database, relevance));
         for wanted in wanted.into_iter().flat_map(every) {
-            let measured = |backend: &Backend| -> Evaluation {
-                evaluate_on::<Refusal>(backend, &queries, &database, relevance, &wanted, |_| Ok(())).unwrap()
-            };
-            let (theirs, ours) = (measured(backend), measured(&Backend::default()));
+            let measured = |of: &Comparison| -> Evaluation { of.evaluate::<Refusal>(&wanted, |_| Ok(())).unwrap() };
+            let (theirs, ours) = (measured(&theirs), measured(&ours));
             assert!(theirs == ours, "{bits} bits, {count} codes, {wanted:?}:\n{theirs:?}\n{ours:?}");
         }
+        assert_eq!(theirs.top_k(7), ours.top_k(7), "{bits} bits");
+        assert_eq!(theirs.popcount_pass(), ours.popcount_pass(), "{bits} bits");
     }
+}
+
+/// Counts how often databases are loaded, and which queries are asked about.
+#[derive(Debug, Default)]
+struct Counted {
+    loads: AtomicUsize,
+    asked: Mutex<Vec<Arc<Asking>>>,
+}
+
+impl Card for Arc<Counted> {
+    fn load(&self, _: &Source) -> Result<Box<dyn Scan>, Refusal> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Counted {
+    fn note(&self, batch: &Batch) {
+        let mut asked = self.asked.lock().unwrap();
+        if !asked.iter().any(|asking| Arc::ptr_eq(asking, &batch.asking)) {
+            asked.push(batch.asking.clone());
+        }
+    }
+}
+
+impl Scan for Arc<Counted> {
+    fn counts(&self, source: &Source, batch: &Batch, stretch: usize) -> Result<Vec<u32>, Refusal> {
+        self.note(batch);
+        Plain.counts(source, batch, stretch)
+    }
+
+    fn places(&self, source: &Source, batch: &Batch, asked: &Places) -> Result<Found, Refusal> {
+        self.note(batch);
+        Plain.places(source, batch, asked)
+    }
+
+    fn ranks(&self, source: &Source, batch: &Batch, asked: &Ranks) -> Result<Sums, Refusal> {
+        self.note(batch);
+        Plain.ranks(source, batch, asked)
+    }
+
+    fn total(&self, source: &Source, batch: &Batch) -> Result<u64, Refusal> {
+        Plain.total(source, batch)
+    }
+}
+
+#[test]
+fn all_figures_of_an_assessment_take_one_database_and_its_queries_once() {
+    let (database, labels_of) = (codes(1, 300, 16, 16, false), labels(1, 300, 10));
+    let (queries, query_labels) = (codes(2, 20, 16, 16, false), labels(2, 20, 10));
+    let relevance = Relevance::shared_class(&query_labels, &labels_of).unwrap();
+    let same = [(3, vec![7]), (4, vec![9])].into();
+    let asked =
+        Asked { top_k: &[5, 0], also: &[100], same: &same, exclude_self: true, retrieved: 4, resamples: 10, seed: 0 };
+    let assessed = |backend: &Backend| {
+        let sides = Sides { queries: &queries, database: &database, relevance, backend };
+        let found = assess::<Refusal>(sides, asked, |_| Ok(())).unwrap();
+        (found.evaluation, found.other, found.per_query)
+    };
+    let card = Arc::new(Counted::default());
+    assert!(assessed(&Backend::with(card.clone())) == assessed(&Backend::default()));
+    assert_eq!(card.loads.load(Ordering::Relaxed), 1);
+    // With their classes, and without them for the nearest.
+    assert_eq!(card.asked.lock().unwrap().len(), 2);
 }
 
 #[test]
@@ -132,7 +203,16 @@ mod cuda_tests {
 
     /// Databases that lie on the GPU whole, in parts, and part by part for each question.
     fn backends() -> Vec<Backend> {
-        let limits = [None, Some((usize::MAX, 64)), Some((usize::MAX, 1 << 12)), Some((0, 0)), Some((4000, 1 << 20))];
+        let limits = [
+            None,
+            Some((usize::MAX, 64)),
+            Some((usize::MAX, 1 << 12)),
+            // Two parts of 64 codes come and go.
+            Some((0, 0)),
+            // Some stay, others come and go.
+            Some((4000, 64)),
+            Some((30_000, 256)),
+        ];
         let open = |limits: Option<(usize, usize)>| {
             let gpu = Gpu::open(0).unwrap();
             Backend::with(match limits {

@@ -30,15 +30,14 @@ pub use wanted::Wanted;
 pub(super) use ranked::LANES;
 #[cfg(any(test, feature = "cuda"))]
 pub(super) use ranked::STRIP;
+pub(super) use scanned::Scanned;
 
-use super::gpu::Source;
 use super::nearest::{Nearest, limits, sample};
 use super::popcount::Distance;
 use super::scan::Pair;
-use super::{Backend, Codes, Refusal, Relevance};
+use super::{Codes, Refusal, Relevance};
 use ranked::{Ranked, Stable};
 use rayon::prelude::*;
-use scanned::Scanned;
 use std::borrow::Cow;
 use std::ops::Range;
 use summary::Curves;
@@ -64,44 +63,21 @@ pub struct Evaluation {
     pub summary: Summary,
 }
 
-/// Ranks `database` by each of `queries` and measures what is `wanted`.
-///
-/// The result does not depend on the number of threads: queries are independent, and their means are taken in order.
-/// `progress` is told now and then how many queries are done; its error ends the evaluation.
+/// Measures what a pass wants, query by query; by a card, if the database lies on one.
 ///
 /// # Errors
-/// Codes and labels that do not fit each other, an empty side, nothing wanted; and those of `progress`.
-pub fn evaluate<E: From<Refusal>>(
-    queries: &Codes,
-    database: &Codes,
-    relevance: Relevance,
-    wanted: &Wanted,
-    progress: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Evaluation, E> {
-    evaluate_on(&Backend::default(), queries, database, relevance, wanted, progress)
-}
-
-/// The same, by what was opened; the result is the same to the bit.
-///
-/// # Errors
-/// Those of [`evaluate`], and of a GPU.
-pub fn evaluate_on<E: From<Refusal>>(
-    backend: &Backend,
-    queries: &Codes,
-    database: &Codes,
-    relevance: Relevance,
-    wanted: &Wanted,
+/// Those of the card, and of `progress`, which is told now and then how many queries are done.
+pub(super) fn evaluate<E: From<Refusal>>(
+    pass: Pass,
+    scanned: Option<Scanned>,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Evaluation, E> {
-    let pass = Pass::new(queries, database, relevance, wanted)?;
-    let source = || Source { segments: vec![database], removed: &[], labels: Some(relevance.database) };
-    let loaded = backend.load(&source())?;
-    let scanned = loaded.as_deref().map(|scan| Scanned { scan, source: source() });
-    let (mut per_query, mut curves) = (Vec::with_capacity(queries.len()), Curves::default());
-    for start in (0..queries.len()).step_by(if scanned.is_some() { ON_GPU } else { PORTION }) {
+    let total = pass.queries.len();
+    let (mut per_query, mut curves) = (Vec::with_capacity(total), Curves::default());
+    for start in (0..total).step_by(if scanned.is_some() { ON_GPU } else { PORTION }) {
         let measured: Vec<(QueryResult, Vec<Group>)> = match &scanned {
             Some(scanned) => {
-                let portions = (start..queries.len().min(start + ON_GPU)).step_by(PORTION);
+                let portions = (start..total.min(start + ON_GPU)).step_by(PORTION);
                 scanned.measure(&pass, &portions.flat_map(|start| pass.groups(start)).collect::<Vec<_>>())?
             }
             None => {
@@ -115,13 +91,13 @@ pub fn evaluate_on<E: From<Refusal>>(
         }
         progress(per_query.len())?;
     }
-    let (labels, per_bit) = (relevance.queries, pass.pair.per_bit());
-    let summary = Summary::of(&per_query, &pass.wanted, labels, database.len(), &curves, per_bit);
+    let (labels, per_bit) = (pass.relevance.queries, pass.pair.per_bit());
+    let summary = Summary::of(&per_query, &pass.wanted, labels, pass.items, &curves, per_bit);
     Ok(Evaluation { wanted: pass.wanted, per_query, summary })
 }
 
 /// What all queries share.
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     queries: &'a Codes,
     pair: Pair<'a>,
     relevance: Relevance<'a>,
@@ -133,7 +109,9 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(
+    /// # Errors
+    /// Codes and labels that do not fit each other, an empty side, nothing wanted.
+    pub(super) fn new(
         queries: &'a Codes,
         database: &'a Codes,
         relevance: Relevance<'a>,

@@ -5,15 +5,17 @@ use super::ranked::{Ranked, Stable, before_each};
 use super::ties::Group;
 use super::{Pass, QueryResult};
 use crate::retrieval::Refusal;
-use crate::retrieval::gpu::{Batch, LANES, Places, Ranks, Rows, Scan, Source, Sums, together, whole};
+use crate::retrieval::gpu::{Batch, LANES, Places, Portions, Ranks, Rows, Scan, Source, Sums, together, whole};
 use crate::retrieval::nearest::Nearest;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// A database on a card.
-pub(super) struct Scanned<'a> {
+/// A database on a card, and who asks about it.
+pub(in crate::retrieval) struct Scanned<'a> {
     pub scan: &'a dyn Scan,
     pub source: Source<'a>,
+    /// Queries of earlier passes.
+    pub portions: &'a Portions,
 }
 
 impl Scanned<'_> {
@@ -26,12 +28,14 @@ impl Scanned<'_> {
         let limits = groups.par_iter().map(|group| pass.limits(group.clone())).collect::<Result<Vec<_>, _>>()?.concat();
         let start = groups.first().map_or(0, |group| group.start);
         let queries: Vec<usize> = (start..start + limits.len()).collect();
+        let all = self.portions.of(start..start + queries.len(), || batch(pass, &queries));
         let rows = if pass.wanted.needs_all() { Rows::Shared } else { Rows::Relevant };
-        let counts = self.counts(pass, &queries, rows)?;
+        let counts = self.counts(&all.counting(rows))?;
 
         // Queries of which few ranks count have their nearest found; of the others everything is ranked there.
         let near = |query: &usize| pass.nearest(*query, limits[query - start]).map(|nearest| (*query, nearest));
-        let candidates = self.candidates(pass, queries.iter().filter_map(near).collect(), &counts, start)?;
+        let near = queries.iter().filter_map(near).collect();
+        let candidates = self.candidates(pass, &all, near, &counts, start)?;
         let mut candidates = candidates.into_iter().peekable();
         let mut found = Vec::with_capacity(queries.len());
         for &query in &queries {
@@ -48,22 +52,16 @@ impl Scanned<'_> {
 
         let elsewhere: Vec<(usize, &Ranked)> =
             queries.iter().copied().zip(&ranked).filter(|(_, ranked)| ranked.is_elsewhere()).collect();
-        let mut read = self.ranks(pass, &elsewhere)?.into_iter();
+        let mut read = self.ranks(pass, &all, &elsewhere)?.into_iter();
         let stable: Vec<Option<Stable>> =
             ranked.iter().map(|ranked| if ranked.is_elsewhere() { read.next() } else { None }).collect();
         let all = queries.into_par_iter().zip(ranked).zip(stable);
         Ok(all.map(|((query, ranked), stable)| pass.result(query, ranked, stable)).collect())
     }
 
-    fn batch(pass: &Pass, queries: &[usize], rows: Rows) -> Batch {
-        let classes = |query: usize| pass.relevance.queries.classes_of(query);
-        Batch::with_classes(pass.queries, queries.iter().copied(), pass.pair.per_bit() > 1, classes, rows)
-    }
-
-    fn counts(&self, pass: &Pass, queries: &[usize], rows: Rows) -> Result<Counts, Refusal> {
-        let batch = Self::batch(pass, queries, rows);
-        let counts = self.scan.counts(&self.source, &batch, whole(self.source.len()))?;
-        let rows = (0..queries.len()).map(|query| batch.rows_of(query)).collect();
+    fn counts(&self, batch: &Batch) -> Result<Counts, Refusal> {
+        let counts = self.scan.counts(&self.source, batch, whole(self.source.len()))?;
+        let rows = (0..batch.len()).map(|query| batch.rows_of(query)).collect();
         Ok(Counts { levels: batch.levels(), rows, counts })
     }
 
@@ -71,6 +69,7 @@ impl Scanned<'_> {
     fn candidates(
         &self,
         pass: &Pass,
+        all: &Batch,
         mut wanted: Vec<(usize, Nearest)>,
         counts: &Counts,
         start: usize,
@@ -88,7 +87,7 @@ impl Scanned<'_> {
             let limits = wanted.iter().map(|(_, nearest)| nearest.limit() as u32).collect();
             let stretch = whole(self.source.len());
             let asked = Places { limits, by_distance: false, stretch, next: vec![0; queries.len()], first, keys: true };
-            let found = self.scan.places(&self.source, &Self::batch(pass, &queries, Rows::One), &asked)?;
+            let found = self.scan.places(&self.source, &some(pass, all, &queries), &asked)?;
             wanted.par_iter_mut().zip(&asked.first).zip(sizes).for_each(|(((_, nearest), first), size)| {
                 let here = *first as usize..*first as usize + size;
                 nearest.replay(pass.pair.block(), &found.at[here.clone()], &found.keys[here]);
@@ -98,12 +97,12 @@ impl Scanned<'_> {
     }
 
     /// What the rankings of queries hold in the order of the database.
-    fn ranks(&self, pass: &Pass, queries: &[(usize, &Ranked)]) -> Result<Vec<Stable>, Refusal> {
+    fn ranks(&self, pass: &Pass, all: &Batch, queries: &[(usize, &Ranked)]) -> Result<Vec<Stable>, Refusal> {
         if queries.is_empty() {
             return Ok(vec![]);
         }
         let numbers: Vec<usize> = queries.iter().map(|(query, _)| *query).collect();
-        let batch = Self::batch(pass, &numbers, Rows::One);
+        let batch = some(pass, all, &numbers);
         let cuts: Vec<Vec<usize>> = numbers.iter().map(|&query| pass.cuts_of(query).map.clone()).collect();
         let last = |cuts: &[usize]| cuts.last().copied().unwrap_or(0);
         let next: Vec<Vec<u64>> = queries
@@ -135,6 +134,16 @@ impl Scanned<'_> {
         };
         Ok(cuts.iter().zip(first).enumerate().map(of).collect())
     }
+}
+
+fn batch(pass: &Pass, queries: &[usize]) -> Batch {
+    let classes = |query: usize| pass.relevance.queries.classes_of(query);
+    Batch::with_classes(pass.queries, queries.iter().copied(), pass.pair.per_bit() > 1, classes, Rows::One)
+}
+
+/// Some of the queries of a batch; most often all.
+fn some(pass: &Pass, all: &Batch, queries: &[usize]) -> Batch {
+    if queries.len() == all.len() { all.counting(Rows::One) } else { batch(pass, queries) }
 }
 
 /// Counts of some queries, by row and distance.

@@ -1,6 +1,6 @@
 use super::*;
-use crate::retrieval::Labels;
 use crate::retrieval::codes::tests::random_codes;
+use crate::retrieval::{Backend, Comparison, Labels};
 use crate::seeded::{Stream, stream};
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ type Side = (Codes, Labels);
 
 fn run(queries: &Side, database: &Side, wanted: &Wanted) -> Result<Evaluation, Refusal> {
     let relevance = Relevance::shared_class(&queries.1, &database.1)?;
-    evaluate(&queries.0, &database.0, relevance, wanted, |_| Ok(()))
+    Comparison::over(&Backend::default(), &queries.0, &database.0, relevance).evaluate(wanted, |_| Ok(()))
 }
 
 fn labels(classes: usize, items: &[Vec<u32>]) -> Labels {
@@ -527,7 +527,8 @@ fn progress_counts_up_and_can_stop() {
     let (queries, database) = (random_side(1, 1200, 16, 4), random_side(2, 5, 16, 4));
     let relevance = Relevance::shared_class(&queries.1, &database.1).unwrap();
     let mut seen = vec![];
-    let stopped = evaluate(&queries.0, &database.0, relevance, &Wanted::map_only(&[3]), |done| {
+    let comparison = Comparison::over(&Backend::default(), &queries.0, &database.0, relevance);
+    let stopped = comparison.evaluate(&Wanted::map_only(&[3]), |done| {
         seen.push(done);
         if done < 1024 { Ok(()) } else { Err(Refusal::ZeroTopK) }
     });

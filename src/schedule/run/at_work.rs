@@ -99,7 +99,7 @@ impl Running {
     }
 
     /// How many it was asked for and has not given back yet.
-    pub(super) fn returning(&self) -> usize {
+    fn returning(&self) -> usize {
         match self.lending {
             Lending::From { asked: Some(asked), .. } => self.threads().saturating_sub(asked),
             _ => 0,
@@ -204,6 +204,16 @@ impl AtWork {
 
     pub(super) fn all(&self) -> impl Iterator<Item = (TaskId, &Running)> {
         self.running.iter().map(|(id, running)| (*id, running))
+    }
+
+    /// How many threads all together were lent.
+    pub(super) fn lent(&self) -> usize {
+        self.running.values().map(Running::lent).sum()
+    }
+
+    /// How many threads they were asked for and have not given back yet.
+    pub(super) fn returning(&self) -> usize {
+        self.running.values().map(Running::returning).sum()
     }
 
     pub(super) fn add(&mut self, id: TaskId, running: Running) {

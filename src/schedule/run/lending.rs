@@ -36,18 +36,14 @@ impl Idle {
 }
 
 impl Run<'_> {
-    /// Asks for what ready tasks would start with; if they need nothing, lends what is idle.
+    /// Asks for what ready tasks will start with; if they need nothing, lends what is idle.
     pub(super) fn lend(&mut self) {
         let idle = self.idle.lasting(self.slots.idle());
         if INTERRUPTS.load(Ordering::SeqCst) > 0 {
             return;
         }
-        let lent = self.at_work.all().map(|(_, running)| running.lent()).sum::<usize>();
-        let ready = self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need));
-        let missing = if lent == 0 { 0 } else { self.slots.would_take(lent, ready) };
-        if missing > 0 {
-            let returning = self.at_work.all().map(|(_, running)| running.returning()).sum::<usize>();
-            self.ask_back(missing.saturating_sub(returning));
+        if self.missing > 0 {
+            self.ask_back(self.missing.saturating_sub(self.at_work.returning()));
         } else if idle > 0 {
             self.lend_idle(idle);
         }

@@ -66,6 +66,7 @@ pub fn run(plan: &Plan, store: &Store, options: &Options, show: &mut dyn FnMut(&
         ready: BTreeMap::new(),
         at_work: AtWork::default(),
         idle: Idle::new(),
+        missing: 0,
         results: HashMap::new(),
         keys: HashMap::new(),
         contents: HashMap::new(),
@@ -111,6 +112,8 @@ struct Run<'a> {
     ready: BTreeMap<Rank, Waiting>,
     at_work: AtWork,
     idle: Idle,
+    /// How many lent threads the ready tasks will start with.
+    missing: usize,
     results: Results,
     keys: HashMap<TaskId, Key>,
     /// What the tasks read that had their results.

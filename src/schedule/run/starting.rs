@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 impl Run<'_> {
     /// Starts ready tasks, those with the longest work behind them first.
     pub(super) fn start_ready(&mut self) {
+        self.missing = 0;
         if self.is_stopping() {
             return std::mem::take(&mut self.ready).into_keys().for_each(|rank| self.stop(rank.id));
         }
@@ -24,7 +25,10 @@ impl Run<'_> {
             return;
         }
         let first = self.ready.keys().next().map(|rank| rank.id);
-        for (id, share) in self.slots.offer(self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need))) {
+        let ready = self.ready.iter().map(|(rank, waiting)| (rank.id, &waiting.need));
+        let (shares, missing) = self.slots.offer_beside(self.at_work.lent(), ready);
+        self.missing = missing;
+        for (id, share) in shares {
             let rank = self.rank(id);
             if let Some(waiting) = self.ready.remove(&rank) {
                 self.start(id, waiting, share);

@@ -154,6 +154,35 @@ impl Slots {
         started
     }
 
+    /// The same while `lent` threads of running tasks can be asked back, and how many of those the ready tasks will start
+    /// with. Shares are given to those only that get no thread which one before them would have got of all together.
+    pub(in crate::schedule) fn offer_beside<'a>(
+        &mut self,
+        lent: usize,
+        ready: impl Iterator<Item = (TaskId, &'a Need)> + Clone,
+    ) -> (Vec<(TaskId, Share)>, usize) {
+        if lent == 0 || ready.clone().next().is_none() {
+            return (self.offer(ready), 0);
+        }
+        let mut all = Self { cpus: self.cpus + lent, ..self.clone() };
+        let planned = all.offer(ready.clone());
+        let missing = planned.iter().map(|(_, share)| share.threads).sum::<usize>().saturating_sub(self.cpus);
+        if missing == 0 {
+            return (self.offer(ready), 0);
+        }
+        self.lost = all.lost;
+        let mut idle = self.cpus;
+        let at_once = planned.iter().take_while(|(_, share)| {
+            let fits = share.threads <= idle;
+            idle = idle.saturating_sub(share.threads);
+            fits
+        });
+        let at_once: HashMap<TaskId, usize> = at_once.map(|(id, share)| (*id, share.threads)).collect();
+        let exactly = |(id, need): (TaskId, &Need)| Some((id, Need { cpus: Some(*at_once.get(&id)?), ..*need }));
+        let needs: Vec<(TaskId, Need)> = ready.filter_map(exactly).take(at_once.len()).collect();
+        (self.offer(needs.iter().map(|(id, need)| (*id, need))), missing)
+    }
+
     /// Takes a share back.
     pub(in crate::schedule) fn give_back(&mut self, share: Share) {
         self.cpus += share.threads;
@@ -182,21 +211,6 @@ impl Slots {
         let count = share.threads.saturating_sub(threads);
         self.cpus += count;
         share.threads -= count;
-    }
-
-    /// How many of `lent` threads the ready tasks would start with, if those were idle.
-    pub(in crate::schedule) fn would_take<'a>(
-        &self,
-        lent: usize,
-        ready: impl IntoIterator<Item = (TaskId, &'a Need)>,
-    ) -> usize {
-        let mut ready = ready.into_iter().peekable();
-        if ready.peek().is_none() {
-            return 0;
-        }
-        let mut free = Self { cpus: self.cpus + lent, ..self.clone() };
-        let taken: usize = free.offer(ready).iter().map(|(_, share)| share.threads).sum();
-        taken.saturating_sub(self.cpus)
     }
 
     /// Whether a task cannot start because of what others use of the GPUs: then it is worth asking again although
@@ -411,17 +425,24 @@ mod tests {
         let mut other = ask(&mut slots, cpus(3)).unwrap();
         slots.lend(&mut share, 3);
         assert_eq!((share.threads, slots.idle()), (5, 0));
-        let would_take = |slots: &Slots, needs: &[Need]| {
-            slots.would_take(3, needs.iter().enumerate().map(|(i, need)| (TaskId(i), need)))
+        let offered = |slots: &mut Slots, needs: &[Need]| {
+            let (started, missing) = slots.offer_beside(3, needs.iter().enumerate().map(|(i, need)| (TaskId(i), need)));
+            let threads: Vec<(usize, usize)> = started.iter().map(|(id, share)| (id.0, share.threads)).collect();
+            started.into_iter().for_each(|(_, share)| slots.give_back(share));
+            (threads, missing)
         };
         let never = Need { memory: 2 * GIB, ..Need::default() };
-        assert_eq!(would_take(&slots, &[]), 0);
-        assert_eq!(would_take(&slots, &[never, cpus(4)]), 0);
-        assert_eq!(would_take(&slots, &[never, cpus(2)]), 2);
+        assert_eq!(offered(&mut slots, &[]), (vec![], 0));
+        assert_eq!(offered(&mut slots, &[never, cpus(4)]), (vec![], 0));
+        assert_eq!(offered(&mut slots, &[never, cpus(2)]), (vec![], 2));
         // One that takes any number would have had them all.
-        assert_eq!(would_take(&slots, &[Need::default()]), 3);
-        slots.reclaim(&mut other, 2);
-        assert_eq!(would_take(&slots, &[cpus(4)]), 3, "with the one that is idle");
+        assert_eq!(offered(&mut slots, &[Need::default()]), (vec![], 3));
+        slots.reclaim(&mut other, 1);
+        assert_eq!(offered(&mut slots, &[cpus(2)]), (vec![(0, 2)], 0));
+        // What is idle is kept for the first one, and goes to others only before it or beside it.
+        assert_eq!(offered(&mut slots, &[cpus(5), cpus(1)]), (vec![], 3));
+        assert_eq!(offered(&mut slots, &[cpus(1), cpus(4), cpus(1)]), (vec![(0, 1)], 3));
+        assert_eq!(offered(&mut slots, &[cpus(6), cpus(1)]), (vec![(1, 1)], 0));
         slots.reclaim(&mut share, 2);
         slots.give_back(share);
         slots.give_back(other);
@@ -490,7 +511,9 @@ mod tests {
         assert_eq!(visible(&ask(&mut slots, cpus(1)).unwrap()), ("CUDA_VISIBLE_DEVICES", String::new()));
         let two = ask(&mut slots, Need { gpus: 2, ..cpus(1) }).unwrap();
         assert_eq!(visible(&two), ("CUDA_VISIBLE_DEVICES", "0,1".to_string()));
-        assert_eq!(visible(&ask(&mut slots, gpu(Some(1))).unwrap()).1, "2");
+        assert_eq!(two.card_memory(), [None, None]);
+        let part = ask(&mut slots, gpu(Some(1))).unwrap();
+        assert_eq!((visible(&part).1.as_str(), part.card_memory()), ("2", vec![Some(GIB)]));
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Share {
         self.gpus.iter().map(|part| part.card).collect()
     }
 
+    /// Bytes of each of its cards; nothing for one that it has alone.
+    pub(in crate::schedule) fn card_memory(&self) -> Vec<Option<u64>> {
+        self.gpus.iter().map(|part| part.memory).collect()
+    }
+
     /// The positions of its cards, and whether it has them alone.
     pub(in crate::schedule) fn positions(&self) -> Vec<(usize, bool)> {
         self.gpus.iter().map(|part| (part.position, part.memory.is_none())).collect()

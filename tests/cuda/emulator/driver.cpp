@@ -356,7 +356,16 @@ EXPORT int cuMemsetD32_v2(uintptr_t to, unsigned v, size_t n) { return fill("cuM
 EXPORT int cuDeviceGetDefaultMemPool(void **pool, int dev) { if (!device(dev) || !pool) return INVALID_DEVICE; *pool = device(dev); return OK; }
 EXPORT int cuDeviceGetMemPool(void **pool, int dev) { return cuDeviceGetDefaultMemPool(pool, dev); }
 EXPORT int cuMemPoolSetAttribute(void *, int, void *) { return OK; }
-EXPORT int cuMemPoolGetAttribute(void *, int, void *value) { if (value) memset(value, 0, 8); return OK; }
+EXPORT int cuMemPoolGetAttribute(void *pool, int what, void *value) {
+    if (!pool || !value) return INVALID_VALUE;
+    size_t used = 0;
+    // What is reserved or used, now (5 and 7) or at most (6 and 8): an emulated pool keeps nothing.
+    Device *d = (Device *)pool;
+    if (what == 5 || what == 7) emu_usage(d->ordinal, nullptr, &used, nullptr);
+    if (what == 6 || what == 8) used = d->most;
+    memcpy(value, &used, 8);
+    return OK;
+}
 EXPORT int cuMemPoolTrimTo(void *, size_t) { return OK; }
 EXPORT int cuMemHostRegister_v2(void *, size_t, unsigned) { return OK; }
 EXPORT int cuMemHostUnregister(void *) { return OK; }

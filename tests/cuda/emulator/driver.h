@@ -41,7 +41,7 @@ struct Device {
     unsigned char uuid[16];
     std::atomic<int> sticky{0};
     std::atomic<int> retained{0};
-    size_t used = 0, count = 0;      // guarded by the memory's lock
+    size_t used = 0, most = 0, count = 0; // guarded by the memory's lock
     Stream legacy{0, true};
 };
 

@@ -1,6 +1,7 @@
 // Device memory: each allocation is a mapping of its own that ends at a page nobody may touch, so that a kernel or
 // a copy that runs over its end, or uses it after it was freed, is caught where it happens.
 #include "driver.h"
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -34,6 +35,7 @@ int allocate(Device *d, size_t bytes, uintptr_t *out) {
     Allocation a{uintptr_t(map + page + body - room), bytes, uintptr_t(map), body + 2 * page, d->ordinal, ++number};
     live[a.at] = a;
     d->used += bytes; d->count++;
+    d->most = std::max(d->most, d->used);
     *out = a.at;
     return OK;
 }

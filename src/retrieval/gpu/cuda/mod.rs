@@ -6,14 +6,20 @@
 
 #![expect(unsafe_code, reason = "launches of kernels; the module's documentation says why they are sound")]
 
-use super::{Batch, Card, Found, LANES, Places, Ranks, STRIP, Scan, Source, Sums, digits};
-use crate::device::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
+mod ferry;
+
+use super::layout::Cut;
+use super::{Asking, Batch, Card, Found, LANES, Places, Ranks, STRIP, Scan, Source, Sums, digits};
+use crate::device::cuda::cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 use crate::device::cuda::{CudaDevice, LaunchConfig, Program, PushKernelArg, WrapErr};
+use crate::device::pinned::Turn;
 use crate::error::{Error, Result as Opened};
 use crate::retrieval::{Labels, Refusal};
+use ferry::{Ferry, Part};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-const SCAN: Program = Program::new("scan", &[include_str!("scan.cu")]);
+const SCAN: Program = Program::new("scan", &[include_str!("../scan.cu")]);
 
 // As in `scan.cu`.
 const GROUP: usize = 8;
@@ -23,10 +29,11 @@ const _: () = assert!(LANES == 8 && STRIP == 1024, "`scan.cu` has these numbers,
 
 /// Bytes of shared memory that every GPU gives a block.
 const SHARED: usize = 48 << 10;
-/// Codes of a part, at most.
+/// Codes of a part, at most, and at least, though there may be no room for so many: fewer would take too long.
 const LARGEST_PART: usize = 1 << 28;
-/// Words that are put in columns at once.
-const SLAB: usize = 1 << 22;
+const LEAST_PART: usize = 1 << 16;
+/// Bytes of a part that does not stay, at most: enough to keep bus and card busy.
+const TRAVELLING: usize = 1 << 30;
 /// Blocks that keep a large GPU busy.
 const BLOCKS: usize = 1 << 12;
 /// Cuts whose sums a warp keeps.
@@ -71,63 +78,52 @@ impl Gpu {
         if let Some(limits) = self.limits {
             return Ok(limits);
         }
-        let (free, _) = self.device.cuda_stream().context().mem_get_info().map_err(refused)?;
+        let left = crate::device::cuda::room(&self.device).map_err(refused)?.left();
         // The rest is for queries, counts and answers.
-        Ok((free / 4 * 3, LARGEST_PART))
+        Ok((usize::try_from(left / 4 * 3).unwrap_or(usize::MAX), LARGEST_PART))
     }
 }
 
 impl Card for Gpu {
     fn load(&self, source: &Source) -> Done<Box<dyn Scan>> {
         let (bytes, part) = self.limits()?;
-        let (total, each) = (source.len(), bytes_per_code(source));
-        let fits = total.saturating_mul(each) <= bytes;
-        let part = if fits { part } else { part.min(bytes / each) };
-        let part = (part / 64 * 64).max(64);
-        let parts: Vec<Range<usize>> = (0..total).step_by(part).map(|start| start..total.min(start + part)).collect();
-        let mut database = Database { device: self.device.clone(), parts, resident: vec![] };
-        if fits {
-            let resident = database.parts.iter().map(|part| database.upload(source, part.clone()));
-            database.resident = resident.collect::<Done<_>>()?;
-        }
-        Ok(Box::new(database))
+        let codes = [source.len(), source.bytes_per_code()];
+        let Cut { parts, resident } = Cut::new(codes, bytes, [LEAST_PART.min(part), part], TRAVELLING);
+        let mut ferry = Ferry::new(&self.device)?;
+        let kept = parts[..resident].iter().map(|part| ferry.keep(source, part.clone())).collect::<Done<Vec<_>>>()?;
+        Ok(Box::new(Database {
+            device: self.device.clone(),
+            len: source.len(),
+            kept,
+            travelling: parts[resident..].to_vec(),
+            ferries: Mutex::new(vec![ferry]),
+            asking: Mutex::default(),
+        }))
     }
-}
-
-/// Bytes that a code takes on a card, with its classes; a little more than it is.
-fn bytes_per_code(source: &Source) -> usize {
-    let sides = if source.is_ternary() { 2 } else { 1 };
-    source.width() * 8 * sides + source.labels.map_or(0, |labels| labels.classes().div_ceil(8)) + 1
 }
 
 /// A database on a card.
 #[derive(Debug)]
 struct Database {
     device: CudaDevice,
-    parts: Vec<Range<usize>>,
-    /// All parts, or none: then each is copied whenever it is needed.
-    resident: Vec<Part>,
-}
-
-/// Some codes of the database, as `scan.cu` has them.
-#[derive(Debug)]
-struct Part {
-    codes: Range<usize>,
-    width: i32,
-    above: CudaSlice<u64>,
-    /// If any sign of the database is zero.
-    not_below: Option<CudaSlice<u64>>,
-    /// If any code was removed.
-    there: Option<CudaSlice<u64>>,
-    labels: Option<CudaSlice<u64>>,
+    /// Codes.
+    len: usize,
+    /// The first parts, or all.
+    kept: Vec<Part>,
+    /// The others, which are brought whenever they are needed.
+    travelling: Vec<Range<usize>>,
+    /// What brings them, while nobody uses it: one, unless several threads ask at once.
+    ferries: Mutex<Vec<Ferry>>,
+    /// Queries that somebody still has, and where they lie.
+    asking: Mutex<Vec<(Weak<Asking>, Arc<Queries>)>>,
 }
 
 /// Queries on a card.
+#[derive(Debug)]
 struct Queries {
     words: CudaSlice<u64>,
     classes: CudaSlice<u32>,
     first_class: CudaSlice<u32>,
-    first_row: CudaSlice<u32>,
 }
 
 static NULL: u64 = 0;
@@ -151,7 +147,7 @@ impl Database {
 
     fn zeros<T>(&self, count: usize) -> Done<CudaSlice<T>>
     where
-        T: DeviceRepr + crate::device::cuda::cudarc::driver::ValidAsZeroBits,
+        T: DeviceRepr + ValidAsZeroBits,
     {
         self.device.alloc_zeros(count.max(1)).map_err(refused)
     }
@@ -162,85 +158,35 @@ impl Database {
         Ok(taken)
     }
 
-    fn queries(&self, batch: &Batch) -> Done<Queries> {
-        Ok(Queries {
-            words: self.put(&batch.words)?,
-            classes: self.put(&batch.classes)?,
-            first_class: self.put(&batch.first_class)?,
-            first_row: self.put(&batch.first_row)?,
-        })
+    /// The queries on the card. They are put there once, and stay as long as whoever asks keeps them.
+    fn queries(&self, batch: &Batch) -> Done<Arc<Queries>> {
+        let mut asking = locked(&self.asking);
+        asking.retain(|(queries, _)| queries.strong_count() > 0);
+        let this = Arc::downgrade(&batch.asking);
+        if let Some((_, there)) = asking.iter().find(|(queries, _)| queries.ptr_eq(&this)) {
+            return Ok(there.clone());
+        }
+        let Asking { words, classes, first_class } = &*batch.asking;
+        let (words, classes, first_class) = (self.put(words)?, self.put(classes)?, self.put(first_class)?);
+        let there = Arc::new(Queries { words, classes, first_class });
+        asking.push((this, there.clone()));
+        Ok(there)
     }
 
-    /// Calls `each` with every part, in database order.
+    /// Calls `each` with every part, in database order; it asks for the work on it and does not wait.
     fn each_part(&self, source: &Source, mut each: impl FnMut(&Part) -> Done<()>) -> Done<()> {
-        if self.resident.len() == self.parts.len() {
-            return self.resident.iter().try_for_each(each);
+        self.kept.iter().try_for_each(&mut each)?;
+        if self.travelling.is_empty() {
+            return Ok(());
         }
-        self.parts.iter().try_for_each(|part| each(&self.upload(source, part.clone())?))
-    }
-
-    fn upload(&self, source: &Source, codes: Range<usize>) -> Done<Part> {
-        let words = codes.start / 64..codes.end.div_ceil(64);
-        let there = source.removed.iter().any(|&word| word != 0).then(|| {
-            let there = |w| !source.removed.get(w).copied().unwrap_or(0);
-            self.put(&words.clone().map(there).collect::<Vec<u64>>())
-        });
-        let labels = source.labels.map(|labels| {
-            let mut rows = Vec::with_capacity(labels.classes() * words.len());
-            (0..labels.classes()).for_each(|class| rows.extend(&labels.row(class)[words.clone()]));
-            self.put(&rows)
-        });
-        let not_below = source.is_ternary().then(|| self.columns(source, codes.clone(), true));
-        Ok(Part {
-            width: source.width() as i32,
-            above: self.columns(source, codes.clone(), false)?,
-            not_below: not_below.transpose()?,
-            there: there.transpose()?,
-            labels: labels.transpose()?,
-            codes,
-        })
-    }
-
-    /// Signs of codes, word by word: which are above 0, or which are not below.
-    fn columns(&self, source: &Source, codes: Range<usize>, with_zeros: bool) -> Done<CudaSlice<u64>> {
-        let width = source.width();
-        let mut columns = self.zeros::<u64>(codes.len() * width)?;
-        let mut start = 0;
-        for (piece, inside) in source.pieces(codes.clone()) {
-            for slab in inside.clone().step_by((SLAB / width).max(1)) {
-                let slab = slab..inside.end.min(slab + (SLAB / width).max(1));
-                let here = slab.start * width..slab.end * width;
-                let mut words = std::borrow::Cow::Borrowed(&piece.words()[here.clone()]);
-                if with_zeros && piece.is_ternary() {
-                    let zeros = piece.zeros().get(here).unwrap_or_default();
-                    words.to_mut().iter_mut().zip(zeros).for_each(|(word, zeros)| *word |= zeros);
-                }
-                let first = start + slab.start - inside.start;
-                if width == 1 {
-                    let mut room = columns.slice_mut(first..first + slab.len());
-                    self.device.memcpy_htod(&*words, &mut room).map_err(refused)?;
-                } else {
-                    self.turn(&words, &mut columns, width, codes.len(), first)?;
-                }
-            }
-            start += inside.len();
+        // Not locked meanwhile: a thread that makes a part may take up other work, which may ask about this database.
+        let free = locked(&self.ferries).pop();
+        let mut ferry = free.map_or_else(|| Ferry::new(&self.device), Ok)?;
+        for part in &self.travelling {
+            each(ferry.bring(source, part.clone())?)?;
+            ferry.done()?;
         }
-        Ok(columns)
-    }
-
-    /// Puts codes that lie one after the other into columns of `codes` words, from place `first` on.
-    fn turn(&self, words: &[u64], columns: &mut CudaSlice<u64>, width: usize, codes: usize, first: usize) -> Done<()> {
-        let count = words.len() / width;
-        assert!(columns.len() >= codes * width && first + count <= codes, "a slab of the part");
-        let slab = self.put(words)?;
-        let kernel = SCAN.function(&self.device, "columns").map_err(refused)?;
-        let (count, turned, codes, first) = (count as u64, width as i32, codes as u64, first as u64);
-        let mut builder = kernel.builder();
-        builder.arg(&slab).arg(columns).arg(&count).arg(&turned).arg(&codes).arg(&first);
-        let grid_dim = (count.div_ceil(u64::from(THREADS)) as u32, 1, 1);
-        let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-        // Sound: `slab` has `count * width` words, and of `columns` it writes places below `codes * width`.
-        unsafe { builder.launch(config) }.w().map_err(refused)?;
+        locked(&self.ferries).push(ferry);
         Ok(())
     }
 
@@ -248,31 +194,27 @@ impl Database {
     fn check(&self, source: &Source, batch: &Batch) {
         let (width, sides) = (source.width(), if batch.is_ternary() { 2 } else { 1 });
         assert_eq!(batch.length(), width * sides, "codes of one length");
-        assert_eq!(batch.words.len(), batch.len() * batch.length(), "whole queries");
+        assert_eq!(batch.asking.words.len(), batch.len() * batch.length(), "whole queries");
         assert!(batch.is_ternary() || !source.is_ternary(), "half bits where a sign may be zero");
         assert!(batch.len() <= QUERIES, "queries of one launch");
-        assert_eq!(self.parts.last().map_or(0, |part| part.end), source.len(), "the database that was loaded");
+        assert_eq!(self.len, source.len(), "the database that was loaded");
         let classes = source.labels.map_or(0, Labels::classes);
-        assert!(batch.classes.iter().all(|&class| (class as usize) < classes), "classes of the database");
+        assert!(batch.asking.classes.iter().all(|&class| (class as usize) < classes), "classes of the database");
     }
 }
 
-impl Part {
-    /// What every kernel is told of the part, after its words.
-    fn numbers(&self) -> [u64; 3] {
-        let codes = self.codes.len();
-        [codes as u64, codes.div_ceil(64) as u64, self.codes.start as u64]
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Memory that cannot be given back now is when the process ends.
+        let _turn = Turn::of(&self.device);
+        self.kept.clear();
+        self.ferries.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        self.asking.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
 
-    /// What a query's signs "not below 0" are compared with.
-    fn second_side(&self, ternary: bool) -> Option<&CudaSlice<u64>> {
-        ternary.then(|| self.not_below.as_ref().unwrap_or(&self.above))
-    }
-
-    /// The stretches it has codes of.
-    fn stretches(&self, stretch: usize) -> Range<usize> {
-        self.codes.start / stretch..self.codes.end.div_ceil(stretch)
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Scan for Database {
@@ -281,7 +223,7 @@ impl Scan for Database {
         let (levels, rows, stretches) = (batch.levels(), batch.rows(), source.len().div_ceil(stretch));
         let total = stretches * rows * levels;
         let mut counts = self.zeros::<u32>(total)?;
-        let queries = self.queries(batch)?;
+        let (queries, first_row) = (self.queries(batch)?, self.put(&batch.first_row)?);
         let kernel = SCAN.function(&self.device, "count").map_err(refused)?;
 
         // As many queries together as have their counters in shared memory.
@@ -300,16 +242,18 @@ impl Scan for Database {
         let (in_shared, group, levels) = (u32::from(fitting.is_some()), group as u32, levels as u32);
         let number = batch.len() as u32;
         self.each_part(source, |part| {
-            let [codes, row, base] = part.numbers();
+            let ([codes, row, base], width) = (part.numbers(), part.width());
+            let (above, second) = (part.above(), part.second_side(batch.is_ternary()));
+            let (there, labels) = (part.there(), part.labels());
             let here = part.stretches(stretch);
             let (first_stretch, stretch, chunk) = (here.start as u64, stretch as u64, chunk as u64);
             let mut builder = kernel.builder();
-            builder.arg(&part.above);
-            optional!(builder, part.second_side(batch.is_ternary()));
-            optional!(builder, &part.there);
-            optional!(builder, &part.labels);
-            builder.arg(&codes).arg(&row).arg(&base).arg(&part.width).arg(&queries.words).arg(&number);
-            builder.arg(&queries.classes).arg(&queries.first_class).arg(&queries.first_row);
+            builder.arg(&above);
+            optional!(builder, &second);
+            optional!(builder, &there);
+            optional!(builder, &labels);
+            builder.arg(&codes).arg(&row).arg(&base).arg(&width).arg(&queries.words).arg(&number);
+            builder.arg(&queries.classes).arg(&queries.first_class).arg(&first_row);
             builder.arg(&levels).arg(&group).arg(&in_shared).arg(&stretch).arg(&chunk).arg(&first_stretch);
             builder.arg(&mut counts);
             let grid_dim = (here.len() as u32 * stretch.div_ceil(chunk) as u32, groups as u32, 1);
@@ -341,15 +285,17 @@ impl Scan for Database {
         let (digits, levels, number) =
             (if asked.by_distance { digits(levels) } else { 0 }, levels as u32, batch.len() as u32);
         self.each_part(source, |part| {
-            let [codes, row, base] = part.numbers();
+            let ([codes, row, base], width) = (part.numbers(), part.width());
+            let (above, second) = (part.above(), part.second_side(batch.is_ternary()));
+            let (there, labels) = (part.there(), part.labels());
             let here = part.stretches(asked.stretch);
             let (first_stretch, stretch) = (here.start as u64, asked.stretch as u64);
             let mut builder = kernel.builder();
-            builder.arg(&part.above);
-            optional!(builder, part.second_side(batch.is_ternary()));
-            optional!(builder, &part.there);
-            optional!(builder, &part.labels);
-            builder.arg(&codes).arg(&row).arg(&base).arg(&part.width).arg(&queries.words).arg(&number);
+            builder.arg(&above);
+            optional!(builder, &second);
+            optional!(builder, &there);
+            optional!(builder, &labels);
+            builder.arg(&codes).arg(&row).arg(&base).arg(&width).arg(&queries.words).arg(&number);
             builder.arg(&queries.classes).arg(&queries.first_class).arg(&levels).arg(&digits);
             builder.arg(&stretch).arg(&first_stretch).arg(&limits).arg(&mut next).arg(&first).arg(&mut at);
             optional!(builder, &mut keys);
@@ -393,12 +339,13 @@ impl Scan for Database {
             let shared = 8 * (batch.length() + levels + warp + slots) + 4 * (warp + slots + here.len());
             let (digits, levels, cut_count) = (digits(levels), levels as u32, here.len() as u32);
             self.each_part(source, |part| {
-                let [codes, row, base] = part.numbers();
+                let ([codes, row, base], width) = (part.numbers(), part.width());
+                let (above, second, labels) = (part.above(), part.second_side(batch.is_ternary()), part.labels());
                 let mut builder = kernel.builder();
-                builder.arg(&part.above);
-                optional!(builder, part.second_side(batch.is_ternary()));
-                optional!(builder, &part.labels);
-                builder.arg(&codes).arg(&row).arg(&base).arg(&part.width).arg(&queries.words);
+                builder.arg(&above);
+                optional!(builder, &second);
+                optional!(builder, &labels);
+                builder.arg(&codes).arg(&row).arg(&base).arg(&width).arg(&queries.words);
                 builder.arg(&queries.classes).arg(&queries.first_class).arg(&levels).arg(&digits).arg(&reads);
                 builder.arg(&gone).arg(&first_gone).arg(&cuts).arg(&cut_count).arg(&mut next);
                 builder.arg(&mut sums).arg(&mut hits).arg(&mut first).arg(&mut in_strip);
@@ -431,19 +378,13 @@ impl Scan for Database {
         let groups = batch.len().div_ceil(GROUP);
         let (number, length) = (batch.len() as u32, batch.length() as i32);
         self.each_part(source, |part| {
-            let count = part.codes.len() * source.width();
+            let above = part.above();
+            let count = above.len();
             let chunk = (count * groups / BLOCKS).next_power_of_two().clamp(1 << 11, 1 << 16);
             let grid_dim = (count.div_ceil(chunk) as u32, groups as u32, 1);
             let (count, chunk) = (count as u64, chunk as u64);
             let mut builder = kernel.builder();
-            builder
-                .arg(&part.above)
-                .arg(&count)
-                .arg(&chunk)
-                .arg(&queries.words)
-                .arg(&number)
-                .arg(&length)
-                .arg(&mut sum);
+            builder.arg(&above).arg(&count).arg(&chunk).arg(&queries.words).arg(&number).arg(&length).arg(&mut sum);
             let config = LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
             // Sound: `above` has `count` words, and each query `length`.
             unsafe { builder.launch(config) }.w().map_err(refused)?;
