@@ -34,6 +34,10 @@ pub enum Kind {
 /// What to do about a full disk.
 pub const FULL: &str = "the disk is full: free some space and run again; what is cached is kept";
 
+/// What to do about a limit of the shell.
+const TOO_LARGE: &str =
+    "files may only grow so large here: `ulimit -f` shows the limit, `ulimit -f unlimited` lifts it";
+
 impl Kind {
     const ALL: [Self; 10] = [
         Self::Input,
@@ -136,8 +140,10 @@ impl Error {
     /// A file that cannot be read or written.
     pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
         let mut e = Self::new(Kind::Io, format!("cannot {doing} `{}`", path.display())).note(error.to_string());
-        if error.kind() == std::io::ErrorKind::StorageFull {
-            e = e.hint(FULL);
+        match error.kind() {
+            std::io::ErrorKind::StorageFull => e = e.hint(FULL),
+            std::io::ErrorKind::FileTooLarge => e = e.hint(TOO_LARGE),
+            _ => {}
         }
         e
     }
@@ -226,7 +232,7 @@ impl Error {
 
     fn render_one(&self, heading: &str, out: &mut String) {
         let report = &self.0;
-        let _ = writeln!(out, "{heading}: {}", report.message);
+        let _ = writeln!(out, "{heading}: {}", bounded(&report.message));
         match &report.place {
             Some(Place::File { file, line, column, text, width }) => {
                 let gutter = line.to_string().len();
@@ -246,12 +252,22 @@ impl Error {
             None => {}
         }
         for note in &report.notes {
-            let _ = writeln!(out, "note: {note}");
+            let _ = writeln!(out, "note: {}", bounded(note));
         }
         for hint in &report.hints {
             let _ = writeln!(out, "hint: {hint}");
         }
     }
+}
+
+/// A text none of whose lines fills a screen: what a damaged file holds is quoted in many places.
+fn bounded(text: &str) -> String {
+    const LONGEST: usize = 1000;
+    let line = |line: &str| match line.char_indices().nth(LONGEST) {
+        None => line.to_string(),
+        Some((at, _)) => format!("{}.. and {} more characters", &line[..at], line[at..].chars().count()),
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The part of a long line around `column`, with the number of characters cut in front of it.
@@ -292,6 +308,13 @@ mod tests {
         let place = Place::File { file: "a".into(), line: 1, column: 400, text, width: 300 };
         let shown = Error::data("m").at(place).render("error");
         assert!(shown.lines().all(|line| line.len() < 140), "{shown}");
+    }
+
+    #[test]
+    fn what_is_quoted_does_not_fill_the_screen() {
+        let shown = Error::data("é".repeat(5_000)).note(format!("short\n{}", "x".repeat(70_000))).render("error");
+        assert!(shown.len() < 4_000 && shown.contains("short\nx"), "{shown}");
+        assert!(shown.contains("é.. and 4000 more characters") && shown.ends_with("x.. and 69000 more characters"));
     }
 
     #[test]

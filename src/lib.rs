@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod memory;
 pub mod names;
+pub mod outfile;
 pub mod process;
 pub mod seeded;
 pub mod threads;

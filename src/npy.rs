@@ -8,14 +8,17 @@
 
 use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use crate::error::{Error, Place, Result};
+use crate::outfile::Outfile;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// The values start at a multiple of this.
 const ALIGNMENT: usize = 64;
+/// Of a header that cannot be understood, so many bytes are quoted.
+const QUOTED: usize = 100;
 
 /// An array from a file, row by row.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,22 +99,21 @@ fn write<const N: usize>(
     columns: usize,
     values: impl Iterator<Item = [u8; N]>,
 ) -> Result<()> {
+    let mut out = Outfile::create(path)?;
     let run = || -> std::io::Result<usize> {
-        let mut out = BufWriter::new(File::create(path)?);
         out.write_all(&head(descr, &[rows, columns]))?;
         let mut count = 0;
         for value in values {
             out.write_all(&value)?;
             count += 1;
         }
-        out.flush()?;
         Ok(count)
     };
     let count = run().map_err(|e| Error::io("write", path, &e))?;
     if count != rows * columns {
         return Err(Error::data(format!("{count} values for an array of {rows} x {columns}")).at(place(path)));
     }
-    Ok(())
+    out.finish()
 }
 
 /// Everything before the values of an array.
@@ -151,7 +153,7 @@ pub struct Header {
 pub fn header(bytes: &[u8]) -> Result<Header> {
     let (dict, data) = split(bytes)?;
     let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
-        return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
+        return Err(senseless(dict));
     };
     Ok(Header { descr: descr.to_string(), fortran_order, shape, length: bytes.len() - data.len() })
 }
@@ -162,6 +164,15 @@ pub fn is_npy(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *MAGIC
 }
 
+/// A header that is none, with its beginning: a damaged length may make it any size.
+fn senseless(dict: &[u8]) -> Error {
+    let (shown, more) = (&dict[..dict.len().min(QUOTED)], dict.len().saturating_sub(QUOTED));
+    let more = if more > 0 { format!(".. and {more} more bytes") } else { String::new() };
+    Error::data("the NumPy file's header makes no sense")
+        .note(format!("{}{more}", shown.escape_ascii()))
+        .hint("the file may be damaged: copy it again, or write it anew with `np.save`")
+}
+
 fn place(path: &Path) -> Place {
     Place::Path(path.display().to_string())
 }
@@ -169,9 +180,10 @@ fn place(path: &Path) -> Place {
 fn parse(bytes: &[u8]) -> Result<Array> {
     let (dict, data) = split(bytes)?;
     let Some(Dict { descr, fortran_order, shape }) = Dict::parse(dict) else {
-        return Err(Error::data("the NumPy file's header makes no sense").note(dict.escape_ascii().to_string()));
+        return Err(senseless(dict));
     };
     let unknown = || {
+        let descr: String = descr.chars().take(QUOTED).collect();
         Error::data(format!("a NumPy array of type `{descr}`"))
             .note("float16 to float64, int8 to int64, uint8 to uint64 and bool are read")
             .hint("convert it: `np.save(path, array.astype(np.float32))`")
@@ -471,6 +483,11 @@ mod tests {
         }
         assert_eq!(message(&typed("|u1", "0", "(6,)")), header);
         assert_eq!(message(&file("{'descr': '|u1', 'descr': '|u1'}", &[])), header);
+        // A length that was damaged takes the values for a part of the header.
+        let mut damaged = file("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3), }", &[0xee; 70_000]);
+        (damaged[8], damaged[9]) = (0xff, 0xff);
+        let shown = parse(&damaged).unwrap_err().render("error");
+        assert!(shown.contains("(2, 3)") && shown.contains(" more bytes") && shown.len() < 1000, "{shown}");
         assert_eq!(message(&file("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,)}", &[0; 4])), header);
     }
 

@@ -5,6 +5,7 @@
 //! it was made, so equal results give equal bytes.
 
 use crate::error::{Error, Place, Result};
+use crate::outfile::Outfile;
 use parquet::basic::Compression;
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::{DoubleType, Int32Type};
@@ -17,7 +18,7 @@ use parquet::schema::parser::parse_message_type;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -128,10 +129,10 @@ impl PerQuery {
         }
     }
 
-    /// Writes a file.
+    /// Writes a file, whole or not at all.
     pub fn write(&self, path: &Path, form: Form) -> Result<()> {
         let io = |e: std::io::Error| Error::io("write", path, &e);
-        let mut out = BufWriter::new(File::create(path).map_err(io)?);
+        let mut out = Outfile::create(path)?;
         match form {
             Form::JsonLines => {
                 for row in 0..self.len() {
@@ -141,13 +142,11 @@ impl PerQuery {
                 }
             }
             Form::Parquet => self.write_parquet(&mut out).map_err(|e| match e {
-                ParquetError::External(e) if e.is::<std::io::Error>() => {
-                    Error::io("write", path, &std::io::Error::other(e))
-                }
+                ParquetError::External(e) => io(e.downcast().map_or_else(std::io::Error::other, |e| *e)),
                 e => Error::data("results cannot be written as Parquet").note(e.to_string()),
             })?,
         }
-        out.flush().map_err(io)
+        out.finish()
     }
 
     fn write_parquet(&self, out: &mut (impl std::io::Write + Send)) -> Result<(), ParquetError> {

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpgrp, getpid};
 use std::collections::BTreeSet;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a process and its finished children have used.
@@ -21,6 +21,13 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// The largest resident set of any one process, in bytes.
     pub peak_memory: u64,
+}
+
+/// Makes writing beyond `ulimit -f` an error like any other, instead of this process's sudden death. The signal is taken,
+/// not ignored: programs that are started from here have its default again.
+pub fn outlive_file_limits() {
+    // Without it, everything works but the message.
+    let _ = signal_hook::flag::register(Signal::SIGXFSZ as i32, Arc::default());
 }
 
 /// Makes the children of children that die come to this process instead of to the first one of the machine.

@@ -10,6 +10,7 @@ use crate::per_query::PerQuery;
 use crate::report::{print, table};
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 #[derive(Debug, Args)]
@@ -87,7 +88,7 @@ fn find(store: &Store, name: &str) -> Result<Action> {
     for pipeline in store.pipelines() {
         for (task, attempts) in store.known(&pipeline).tasks() {
             let whole = format!("{pipeline}/{task}");
-            let found = attempts.last().filter(|_| name == task || name == whole);
+            let found = attempts.last().filter(|_| is_called(name, task) || is_called(name, &whole));
             let action = found.and_then(|attempt| store.action(&attempt.key));
             last.extend(action.filter(|action| action.kind == "evaluate").map(|action| (whole, action)));
         }
@@ -104,6 +105,15 @@ fn find(store: &Store, name: &str) -> Result<Action> {
     }
 }
 
+/// Whether a name means this task; its points may come in any order.
+fn is_called(name: &str, task: &str) -> bool {
+    fn parts(text: &str) -> (&str, BTreeSet<&str>) {
+        let (stage, points) = text.split_once('@').unwrap_or((text, ""));
+        (stage, points.split(',').map(str::trim).collect())
+    }
+    parts(name) == parts(task)
+}
+
 /// The newest evaluation that had this name in a recorded run.
 fn newest(store: &Store, name: &str) -> Result<Action> {
     let names = names(store);
@@ -113,7 +123,7 @@ fn newest(store: &Store, name: &str) -> Result<Action> {
         names.flat_map(|named| [format!("{}/{}", named.pipeline, named.task), named.task.clone()]).collect::<Vec<_>>()
     };
     let known: Vec<String> = evaluations.iter().flat_map(called).collect();
-    let fitting = evaluations.into_iter().filter(|action| called(action).iter().any(|known| known == name));
+    let fitting = evaluations.into_iter().filter(|action| called(action).iter().any(|known| is_called(name, known)));
     fitting.max_by_key(|action| action.made).ok_or_else(|| {
         let mut whole: Vec<&str> = known.iter().map(String::as_str).filter(|name| name.contains('/')).collect();
         whole.sort_unstable();
@@ -193,4 +203,16 @@ fn text(arguments: &Arguments, found: &Paired) -> String {
 /// A p-value as a person reads it.
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { format!("{p:.1e}") } else { format!("{p:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_come_in_any_order() {
+        let called = |name| is_called(name, "s/evaluate.map@bits=8,seed=2");
+        assert!(called("s/evaluate.map@bits=8,seed=2") && called("s/evaluate.map@seed=2, bits=8"));
+        assert!(!called("s/evaluate.map@seed=2") && !called("evaluate.map@bits=8,seed=2") && !called("s/evaluate.map"));
+    }
 }

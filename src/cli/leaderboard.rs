@@ -5,7 +5,7 @@ use crate::cache::{Action, Key, Store};
 use crate::error::{Error, Result};
 use crate::names::known_or_nearest;
 use crate::per_query::PerQuery;
-use crate::report::{Form, Leaderboard, Named, print};
+use crate::report::{Form, Leaderboard, Named, note, print, sheet};
 use crate::runs::Runs;
 use clap::{Args, ValueEnum};
 use std::collections::{BTreeSet, HashMap};
@@ -71,7 +71,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
         None => boards.iter().for_each(|board| {
             print(&serde_json::to_string(board).expect("a leaderboard is plain data"));
         }),
+        // A program that reads a table would take the words for its head.
+        Some(Form::Csv) if boards.is_empty() => note("nothing was evaluated yet"),
         Some(_) if boards.is_empty() => print("nothing was evaluated yet"),
+        Some(Form::Csv) => print(&sheet(&boards).to_form(Form::Csv)),
         Some(form) => print(&texts(&boards, form)),
     }
     Ok(0)
@@ -81,9 +84,8 @@ fn texts(boards: &[Leaderboard], form: Form) -> String {
     let texts: Vec<String> = boards.iter().map(|board| text(board, form)).collect();
     let legend = Leaderboard::legend();
     match form {
-        Form::Csv => texts.join("\n\n"),
         Form::Latex => format!("{}\n\n% {}", texts.join("\n\n"), legend.join("\n% ")),
-        Form::Text | Form::Markdown => format!("{}\n\n{}", texts.join("\n\n"), legend.join("\n")),
+        Form::Text | Form::Markdown | Form::Csv => format!("{}\n\n{}", texts.join("\n\n"), legend.join("\n")),
     }
 }
 

@@ -3,11 +3,11 @@
 use super::history::Cache;
 use crate::error::{Error, Place, Result};
 use crate::names::known_or_nearest;
-use crate::report::note;
+use crate::report::{note, print_bytes};
 use crate::runs::{Record, RunId, Runs, State, Task};
 use clap::Args;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,8 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
             Some(log) => {
                 note(&heading(task, log));
                 let text = std::fs::read(&log.path).map_err(|e| Error::io("read", &log.path, &e))?;
-                // A reader that has seen enough is no error.
-                let _ = std::io::stdout().lock().write_all(&text);
+                print_bytes(&text);
             }
             None => note(&no_log(&record, task, arguments.attempt).render("note")),
         }
@@ -145,13 +144,9 @@ fn follow(runs: &Runs, log: &Log, task: &str) -> Result<u8> {
         let over = is_over(runs, &log.run, task);
         let mut text = vec![];
         file.read_to_end(&mut text).map_err(|e| Error::io("read", &log.path, &e))?;
-        let mut out = std::io::stdout().lock();
-        // A reader that has seen enough is no error.
-        let unread = out.write_all(&text).and_then(|()| out.flush()).is_err();
-        if over || unread {
+        if !print_bytes(&text) || over {
             return Ok(0);
         }
-        drop(out);
         std::thread::sleep(AGAIN);
     }
 }

@@ -38,7 +38,9 @@ use crate::config::{Config, Request};
 use crate::error::{Error, Place, Result};
 use crate::names::known_or_nearest;
 use crate::plan::Plan;
+use crate::report::{is_heard, printed};
 use clap::{Args, Parser, Subcommand};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 /// Deep-hashing retrieval systems from one pipeline file, with nothing computed twice.
@@ -178,8 +180,23 @@ impl Folders {
 
 /// Reads the command line and does what it says; gives the exit code.
 pub fn run() -> Result<u8> {
+    crate::process::outlive_file_limits();
     check_environment()?;
-    match Cli::parse().command {
+    let code = match Cli::try_parse() {
+        Ok(cli) => perform(cli.command)?,
+        Err(fault) if fault.use_stderr() => fault.exit(),
+        // The help, or the version.
+        Err(asked) => {
+            is_heard(asked.print());
+            0
+        }
+    };
+    printed()?;
+    Ok(code)
+}
+
+fn perform(command: Command) -> Result<u8> {
+    match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
@@ -209,20 +226,29 @@ pub fn run() -> Result<u8> {
     }
 }
 
+/// What stands for `--jobs`.
+const JOBS: &str = "HASHPIPE_JOBS";
+/// What stands for `--gpus`.
+const GPUS: &str = "HASHPIPE_GPUS";
 /// Names the vectors to compute with, for tests and comparisons.
 const SIMD: &str = "HASHPIPE_SIMD";
 
+/// What is wrong with the value of a variable that stands for an option: clap would blame the option, which nobody gave.
+fn is_set<T: std::str::FromStr>(name: &str, expected: &str) -> Option<Error> {
+    let value = std::env::var_os(name)?;
+    let value = value.to_string_lossy();
+    let fault = || {
+        Error::input(format!("`{name}` is `{value}`"))
+            .at(Place::Argument(format!("{name}={value}")))
+            .hint(format!("{expected}, or leave it out"))
+    };
+    value.parse::<T>().is_err().then(fault)
+}
+
 /// A misspelt `HASHPIPE_` variable must not be ignored in silence.
 fn check_environment() -> Result<()> {
-    const KNOWN: [&str; 7] = [
-        "HASHPIPE_CACHE",
-        "HASHPIPE_CACHE_MAX_SIZE",
-        "HASHPIPE_OUTPUT",
-        "HASHPIPE_JOBS",
-        "HASHPIPE_GPUS",
-        SIMD,
-        crate::schedule::FAKE_GPUS,
-    ];
+    const KNOWN: [&str; 7] =
+        ["HASHPIPE_CACHE", "HASHPIPE_CACHE_MAX_SIZE", "HASHPIPE_OUTPUT", JOBS, GPUS, SIMD, crate::schedule::FAKE_GPUS];
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(|name| {
         name.strip_prefix("HASHPIPE_").is_some_and(|rest| !rest.contains("__")) && !KNOWN.contains(&name.as_str())
     });
@@ -236,5 +262,8 @@ fn check_environment() -> Result<()> {
     let vectors = crate::model::check_vectors().err().map(|fault| {
         Error::input(fault).at(Place::Argument(SIMD.into())).hint("leave it out to compute with the fastest")
     });
-    Error::all(errors.chain(vectors).collect()).map_or(Ok(()), Err)
+    let jobs = is_set::<NonZeroU16>(JOBS, "expected a number of threads, 1 or more");
+    let gpus = is_set::<crate::schedule::Gpus>(GPUS, "expected how many GPUs, or their numbers as in `0,2`");
+    let errors = errors.chain(vectors).chain(jobs).chain(gpus);
+    Error::all(errors.collect()).map_or(Ok(()), Err)
 }

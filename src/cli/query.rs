@@ -5,13 +5,14 @@ use crate::cache::{Judge, Results, State, Store, inputs, survey};
 use crate::dataset::{List, eval_pixels};
 use crate::error::{Error, Place, Result};
 use crate::model::{self, weights};
+use crate::outfile;
 use crate::plan::{Plan, Task, point_text};
 use crate::report::{plural, print, table};
 use crate::retrieval::{self, Codes, Neighbour};
 use crate::stage::Input;
 use clap::Args;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -57,6 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     if let Some(error) = Error::all(unreadable) {
         return Err(error);
     }
+    let mut names = Names::default();
     for image in &arguments.images {
         let found = database.search(image, arguments.top as usize)?;
         if arguments.json {
@@ -66,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
             print(&database.to_text(&found));
         }
         if let Some(folder) = &arguments.save {
-            database.save(image, &found, folder)?;
+            database.save(&names.of(image), &found, folder)?;
         }
     }
     Ok(0)
@@ -205,18 +207,31 @@ impl Database {
         })
     }
 
-    /// Copies the found images under names that cannot collide with each other or with the query.
-    fn save(&self, image: &Path, found: &[Neighbour], folder: &Path) -> Result<()> {
+    /// Copies the found images under names that begin with the query's and cannot collide with each other.
+    fn save(&self, query: &str, found: &[Neighbour], folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, &e))?;
-        let stem = image.file_stem().unwrap_or_default().to_string_lossy();
         for (rank, near) in (1..).zip(found) {
             let from = self.path(near);
             let name = from.file_name().unwrap_or_default().to_string_lossy();
-            let to = folder.join(format!("{stem}-match-{rank:02}-{name}"));
+            let to = folder.join(format!("{query}-match-{rank:02}-{name}"));
             let bytes = std::fs::read(&from).map_err(|e| Error::io("read", &from, &e))?;
-            std::fs::write(&to, bytes).map_err(|e| Error::io("write", &to, &e))?;
+            outfile::write(&to, &bytes)?;
         }
         Ok(())
+    }
+}
+
+/// What the queries are called in the names of saved files; images of one name in several folders are told apart.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    fn of(&mut self, image: &Path) -> String {
+        let stem = image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let further = (2..).map(|number| format!("{stem}-{number}"));
+        // Some file systems take large and small letters for the same.
+        let mut free = |name: &String| self.0.insert(name.to_lowercase());
+        std::iter::once(stem.clone()).chain(further).find(&mut free).unwrap_or(stem)
     }
 }
 
@@ -229,4 +244,16 @@ fn input<'i>(task: &Task, inputs: &'i BTreeMap<String, Input>, key: &str) -> Res
 fn tidy(path: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).map_or_else(|_| path.to_path_buf(), Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_of_one_name_are_told_apart() {
+        let mut names = Names::default();
+        let images = ["a/ü.jpg", "b/ü.jpg", "ü.png", "Ü-2.jpg", "x.jpg"];
+        assert_eq!(images.map(|image| names.of(Path::new(image))), ["ü", "ü-2", "ü-3", "Ü-2-2", "x"]);
+    }
 }

@@ -2,9 +2,10 @@
 
 use super::Cli;
 use crate::error::{Error, Result};
+use crate::outfile;
+use crate::report::print_bytes;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 const PROGRAM: &str = "hashpipe";
@@ -24,7 +25,7 @@ pub(super) struct Man {
 pub(super) fn completions(arguments: &Completions) -> Result<u8> {
     let mut script = vec![];
     clap_complete::generate(arguments.shell, &mut Cli::command(), PROGRAM, &mut script);
-    show(&script);
+    print_bytes(&script);
     Ok(0)
 }
 
@@ -32,20 +33,28 @@ pub(super) fn man(arguments: &Man) -> Result<u8> {
     match &arguments.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, &e))?;
-            clap_mangen::generate_to(Cli::command(), folder).map_err(|e| Error::io("write pages to", folder, &e))?;
+            let mut command = Cli::command().disable_help_subcommand(true);
+            command.build();
+            pages(command, folder)?;
         }
         None => {
-            let mut page = vec![];
-            clap_mangen::Man::new(Cli::command().disable_help_subcommand(true))
-                .render(&mut page)
-                .map_err(|e| Error::io("write the manual to", Path::new("standard output"), &e))?;
-            show(&page);
+            print_bytes(&page(&clap_mangen::Man::new(Cli::command().disable_help_subcommand(true))));
         }
     }
     Ok(0)
 }
 
-/// A reader that has seen enough is no error.
-fn show(text: &[u8]) {
-    let _ = std::io::stdout().lock().write_all(text);
+/// Writes the page of a command and those of its subcommands.
+fn pages(command: clap::Command, folder: &Path) -> Result<()> {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        pages(inner.clone(), folder)?;
+    }
+    let manual = clap_mangen::Man::new(command);
+    outfile::write(&folder.join(manual.get_filename()), &page(&manual))
+}
+
+fn page(manual: &clap_mangen::Man) -> Vec<u8> {
+    let mut page = vec![];
+    manual.render(&mut page).expect("memory can be written");
+    page
 }

@@ -1,8 +1,8 @@
 //! `hashpipe trace`: a run as a picture, for <https://ui.perfetto.dev>.
 
 use super::history::Cache;
-use crate::cache::write_aside;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::outfile;
 use crate::report::{note, print};
 use crate::runs::trace;
 use clap::Args;
@@ -26,7 +26,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     match &arguments.output {
         None => print(&text),
         Some(path) => {
-            write_aside(path, text.as_bytes())?;
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, &e))?;
+            }
+            outfile::write(path, text.as_bytes())?;
             note(&format!("hashpipe: wrote {}; open it at https://ui.perfetto.dev", path.display()));
         }
     }

@@ -59,15 +59,16 @@ pub(super) fn run(command: &Command) -> Result<u8> {
 fn inspect(arguments: &Inspect) -> Result<u8> {
     let file = WeightFile::open(&arguments.file)?;
     let layout = Layout::guess(&file);
-    let rows: Vec<(&Tensor, Option<[f64; 3]>)> = file
+    let rows: Vec<(&Tensor, String, Option<[f64; 3]>)> = file
         .tensors()
         .iter()
-        .map(|tensor| Ok((tensor, arguments.values.then(|| extent(&file, tensor)).transpose()?)))
+        .zip(weightfile::here(&file))
+        .map(|(tensor, here)| Ok((tensor, here, arguments.values.then(|| extent(&file, tensor)).transpose()?)))
         .collect::<Result<_>>()?;
     let total: usize = file.tensors().iter().filter_map(Tensor::elements).sum();
     if arguments.json {
         let tensors: Vec<Value> =
-            rows.iter().map(|(tensor, extent)| to_json(layout, tensor, extent.as_ref())).collect();
+            rows.iter().map(|(tensor, here, extent)| to_json(tensor, here, extent.as_ref())).collect();
         let about = json!({
             "file": arguments.file, "format": file.format().name, "names": layout.name,
             "transposed": layout.is_transposed(file.format()), "parameters": total, "tensors": tensors,
@@ -80,10 +81,10 @@ fn inspect(arguments: &Inspect) -> Result<u8> {
     let heads = if arguments.values { &heads[..] } else { &heads[..4] };
     let rows: Vec<Vec<String>> = rows
         .iter()
-        .map(|(tensor, extent)| {
+        .map(|(tensor, here, extent)| {
             let values = extent.iter().flatten().map(|value| format!("{value:.6}"));
             let shape = format!("{:?}", tensor.shape);
-            let own = [tensor.name.clone(), shape, tensor.number.name().to_string(), layout.ours(&tensor.name)];
+            let own = [tensor.name.clone(), shape, tensor.number.name().to_string(), here.clone()];
             own.into_iter().chain(values).collect()
         })
         .collect();
@@ -108,9 +109,9 @@ fn extent(file: &WeightFile, tensor: &Tensor) -> Result<[f64; 3]> {
     Ok([f64::from(least), f64::from(greatest), mean])
 }
 
-fn to_json(layout: &Layout, tensor: &Tensor, extent: Option<&[f64; 3]>) -> Value {
+fn to_json(tensor: &Tensor, here: &str, extent: Option<&[f64; 3]>) -> Value {
     let mut row = json!({
-        "name": tensor.name, "shape": tensor.shape, "type": tensor.number.name(), "here": layout.ours(&tensor.name),
+        "name": tensor.name, "shape": tensor.shape, "type": tensor.number.name(), "here": here,
     });
     if let Some([least, greatest, mean]) = extent {
         row["least"] = json!(least);

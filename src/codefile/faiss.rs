@@ -6,6 +6,7 @@
 use super::bits::{Reader as Bits, Writer};
 use super::{CodeSet, Format, Options, from_bytes, to_bytes};
 use crate::error::{Error, Result};
+use crate::outfile;
 use crate::retrieval::Codes;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +30,7 @@ pub(super) const FLAT: Format = Format {
     read: |path, options| read(path, options, |reader| Ok((flat(reader)?, None))),
     write: |path, set, options| {
         let bytes = checked(set, options)?;
-        store(path, flat_bytes(set, &bytes))
+        outfile::write(path, &flat_bytes(set, &bytes))
     },
 };
 
@@ -45,7 +46,7 @@ pub(super) const IDMAP: Format = Format {
         out.extend(flat_bytes(set, &bytes));
         out.extend((set.codes.len() as u64).to_le_bytes());
         out.extend((0..set.codes.len()).flat_map(|i| set.id(i).to_le_bytes()));
-        store(path, out)
+        outfile::write(path, &out)
     },
 };
 
@@ -75,10 +76,6 @@ fn checked(set: &CodeSet, options: &Options) -> Result<Vec<u8>> {
         return Err(Error::input(format!("Faiss holds codes of whole bytes, not of {} bits", set.codes.bits())));
     }
     Ok(to_bytes(&set.codes, options.order))
-}
-
-fn store(path: &Path, bytes: Vec<u8>) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|e| Error::io("write", path, &e))
 }
 
 fn header(letters: &[u8; 4], set: &CodeSet) -> Vec<u8> {
@@ -152,7 +149,7 @@ fn write_hash(path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
         let codes: Vec<u8> = members.iter().flat_map(|i| &bytes[i * row..(i + 1) * row]).copied().collect();
         vector(&mut out, &codes);
     }
-    store(path, out)
+    outfile::write(path, &out)
 }
 
 fn write_multihash(path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
@@ -191,7 +188,7 @@ fn write_multihash(path: &Path, set: &CodeSet, options: &Options) -> Result<()> 
         out.extend((buckets.len() as u64).to_le_bytes());
         vector(&mut out, &index.into_bytes());
     }
-    store(path, out)
+    outfile::write(path, &out)
 }
 
 // Reading.

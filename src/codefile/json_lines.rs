@@ -2,9 +2,10 @@
 
 use super::{CodeSet, Format, Options, from_bytes, to_bytes};
 use crate::error::{Error, Place, Result};
+use crate::outfile::Outfile;
 use serde::Deserialize;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 
 pub(super) const FORMAT: Format = Format {
@@ -27,13 +28,13 @@ struct Line {
 
 fn write(path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
     let io = |e: std::io::Error| Error::io("write", path, &e);
-    let mut out = BufWriter::new(File::create(path).map_err(io)?);
+    let mut out = Outfile::create(path)?;
     let row = set.codes.bits().div_ceil(8);
     for (i, code) in to_bytes(&set.codes, options.order).chunks_exact(row).enumerate() {
         let hex: String = code.iter().map(|byte| format!("{byte:02x}")).collect();
         writeln!(out, "{{\"id\":{},\"code\":\"{hex}\"}}", set.id(i)).map_err(io)?;
     }
-    out.flush().map_err(io)
+    out.finish()
 }
 
 fn read(path: &Path, options: &Options) -> Result<CodeSet> {

@@ -117,15 +117,12 @@ impl Format {
         })
     }
 
-    /// Writes codes.
+    /// Writes codes, all or none: what is there already stays until the new file is whole.
     ///
     /// # Errors
     /// The disk, or codes that the format cannot hold.
     pub fn write(&self, path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
-        (self.write)(path, set, options).inspect_err(|_| {
-            // Half a file would be taken for a whole one.
-            let _ = std::fs::remove_file(path);
-        })
+        (self.write)(path, set, options)
     }
 }
 

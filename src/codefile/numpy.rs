@@ -9,8 +9,8 @@ use std::path::Path;
 pub(super) const FLOATS: Format = Format {
     name: "npy",
     suffix: ".npy",
-    about: "NumPy, float32 of -1 and +1: [codes, bits]",
-    fits,
+    about: "NumPy, a number for each bit, written as float32 of -1 and +1: [codes, bits]",
+    fits: |head, _| head.starts_with(b"\x93NUMPY") && !is_packed(head),
     read,
     write: |path, set, _| {
         let (codes, shape) = (&set.codes, [set.codes.len(), set.codes.bits()]);
@@ -22,7 +22,7 @@ pub(super) const PACKED: Format = Format {
     name: "npy-packed",
     suffix: "packed.npy",
     about: "NumPy, uint8: [codes, bits / 8]",
-    fits: |_, _| false,
+    fits: |head, _| is_packed(head),
     read,
     write: |path, set, options| {
         let shape = [set.codes.len(), set.codes.bits().div_ceil(8)];
@@ -30,8 +30,9 @@ pub(super) const PACKED: Format = Format {
     },
 };
 
-fn fits(head: &[u8], _: &str) -> bool {
-    head.starts_with(b"\x93NUMPY")
+/// Bytes are packed codes.
+fn is_packed(head: &[u8]) -> bool {
+    npy::header(head).is_ok_and(|header| header.descr.ends_with("u1"))
 }
 
 /// Bytes are packed codes; any other numbers are signs.

@@ -2,6 +2,7 @@
 
 use super::{CodeSet, Format, Options, from_bytes, to_bytes};
 use crate::error::{Error, Result};
+use crate::outfile::Outfile;
 use parquet::basic::{Compression, Repetition, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
@@ -31,12 +32,15 @@ const GROUP: usize = 1 << 17;
 const BATCH: usize = 1 << 14;
 
 fn write(path: &Path, set: &CodeSet, options: &Options) -> Result<()> {
-    let file = File::create(path).map_err(|e| Error::io("write", path, &e))?;
-    write_to(file, set, options)
-        .map_err(|e| Error::data(format!("cannot write `{}`", path.display())).note(e.to_string()))
+    let mut out = Outfile::create(path)?;
+    write_to(&mut out, set, options).map_err(|e| match e {
+        ParquetError::External(e) => out.failed(&e.downcast().map_or_else(std::io::Error::other, |e| *e)),
+        e => Error::data(format!("cannot write `{}`", path.display())).note(e.to_string()),
+    })?;
+    out.finish()
 }
 
-fn write_to(file: File, set: &CodeSet, options: &Options) -> Result<(), ParquetError> {
+fn write_to(file: &mut Outfile, set: &CodeSet, options: &Options) -> Result<(), ParquetError> {
     let row = set.codes.bits().div_ceil(8);
     let id = Type::primitive_type_builder("id", Physical::INT64).with_repetition(Repetition::REQUIRED).build()?;
     let code = Type::primitive_type_builder("code", Physical::FIXED_LEN_BYTE_ARRAY)

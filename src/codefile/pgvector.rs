@@ -2,9 +2,10 @@
 
 use super::{CodeSet, Format, Options};
 use crate::error::{Error, Place, Result};
+use crate::outfile::Outfile;
 use crate::retrieval::Codes;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 
 pub(super) const FORMAT: Format = Format {
@@ -24,12 +25,12 @@ pub(super) const FORMAT: Format = Format {
 
 fn write(path: &Path, set: &CodeSet, _: &Options) -> Result<()> {
     let io = |e: std::io::Error| Error::io("write", path, &e);
-    let mut out = BufWriter::new(File::create(path).map_err(io)?);
+    let mut out = Outfile::create(path)?;
     for i in 0..set.codes.len() {
         let bits: String = (0..set.codes.bits()).map(|j| if set.codes.bit(i, j) { '1' } else { '0' }).collect();
         writeln!(out, "{}\t{bits}", set.id(i)).map_err(io)?;
     }
-    out.flush().map_err(io)
+    out.finish()
 }
 
 fn read(path: &Path, _: &Options) -> Result<CodeSet> {

@@ -21,7 +21,7 @@ fn golden() -> Codes {
 /// Files of other programs, and what they are.
 const FILES: [(&str, &str, &str); 8] = [
     ("codes_npy", ".npy", "npy"),
-    ("codes_npy_packed", ".npy", "npy"),
+    ("codes_npy_packed", ".npy", "npy-packed"),
     ("parquet", ".parquet", "parquet"),
     ("parquet_snappy", ".parquet", "parquet"),
     ("faiss_flat", ".faiss", "faiss-flat"),

@@ -182,7 +182,7 @@ impl Leaderboard {
 
     /// A row per entry; of the parameters, those that differ.
     pub fn to_table(&self) -> Table {
-        let differing = self.differing();
+        let differing = differing(&self.entries.iter().collect::<Vec<_>>());
         let stages: BTreeSet<&String> = self.entries.iter().map(|entry| &entry.stage).collect();
         let metrics = in_order(self.entries.iter().flat_map(|entry| entry.metrics.keys()));
         let mut heads = vec!["pipeline".to_string()];
@@ -208,20 +208,19 @@ impl Leaderboard {
         };
         Table { heads, rows: self.entries.iter().map(row).collect() }
     }
+}
 
-    /// Names of the parameters that not all entries have alike.
-    fn differing(&self) -> Vec<String> {
-        let names: BTreeSet<&String> = self.entries.iter().flat_map(|entry| entry.parameters.keys()).collect();
-        let values =
-            |name: &String| self.entries.iter().map(|entry| entry.parameters.get(name)).collect::<BTreeSet<_>>();
-        let mut names: Vec<String> = names.into_iter().filter(|name| values(name).len() > 1).cloned().collect();
-        names.sort_by_key(|name| name != BITS);
-        names
-    }
+/// Names of the parameters that not all entries have alike, the length of the codes first.
+pub(super) fn differing(entries: &[&Entry]) -> Vec<String> {
+    let names: BTreeSet<&String> = entries.iter().flat_map(|entry| entry.parameters.keys()).collect();
+    let values = |name: &String| entries.iter().map(|entry| entry.parameters.get(name)).collect::<BTreeSet<_>>();
+    let mut names: Vec<String> = names.into_iter().filter(|name| values(name).len() > 1).cloned().collect();
+    names.sort_by_key(|name| name != BITS);
+    names
 }
 
 impl Figure {
-    fn new(values: Vec<f64>) -> Self {
+    pub(super) fn new(values: Vec<f64>) -> Self {
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
         Self { mean, spread: spread(&values), values, over_queries: None }
     }
@@ -241,7 +240,7 @@ fn p_value(p: f64) -> String {
 }
 
 /// Parameters that are known by name here.
-const BITS: &str = "train.bits";
+pub(super) const BITS: &str = "train.bits";
 const SEED: &str = "train.seed";
 const SELECTED_BY: &str = "train.select.query";
 const SELECTED_ON: &str = "train.select.on";
@@ -444,15 +443,16 @@ fn mark(entries: &mut [Entry]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn entry(bits: &str, values: &[f64]) -> Entry {
+    /// An entry with these values, one for each seed.
+    pub(in crate::report) fn entry(bits: &str, values: &[f64]) -> Entry {
         Entry {
             pipeline: "p".into(),
             stage: "evaluate.map".into(),
             parameters: [(BITS.to_string(), bits.to_string())].into(),
-            seeds: vec![],
+            seeds: (0..values.len()).map(|seed| seed.to_string()).collect(),
             metrics: [("mAP@10".to_string(), Figure::new(values.to_vec()))].into(),
             selected: None,
             mark: Mark::Unknown,
@@ -460,6 +460,12 @@ mod tests {
             numbers: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::entry;
+    use super::*;
 
     #[test]
     fn entries_are_tested_against_the_best_of_their_length() {

@@ -5,8 +5,10 @@ mod form;
 mod json;
 mod leaderboard;
 mod meter;
+mod out;
 mod outputs;
 mod plain;
+mod sheet;
 mod spread;
 mod summary;
 mod tail;
@@ -17,7 +19,9 @@ mod tty;
 pub use form::{Form, Table};
 pub use leaderboard::{Entry, Leaderboard, Named};
 pub use meter::Meter;
+pub use out::{is_heard, print, print_bytes, printed};
 pub use outputs::materialise;
+pub use sheet::sheet;
 pub use summary::Summary;
 pub use tail::tail;
 pub use text::{age, count, duration, metrics, plural, size, table};
@@ -42,11 +46,6 @@ pub fn screen(json: bool, verbose: bool) -> Box<dyn Screen> {
     } else {
         Box::new(plain::Plain::new(Box::new(note), verbose))
     }
-}
-
-/// Writes data for the user or a script: standard output. A reader that has seen enough is no error.
-pub fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// Writes a message for the user: standard error.

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::words::{Mapped, Words};
 use super::{Codes, Refusal};
 use crate::error::{Error, Kind, Place, Result};
+use crate::outfile;
 
 const MAGIC: &[u8; 8] = b"HASHCODE";
 const VERSION: u32 = 1;
@@ -76,7 +77,7 @@ pub fn write(path: &Path, codes: &Codes, header: &Header) -> Result<()> {
     if codes.is_ternary() {
         return Err(Refusal::TernaryFile.into());
     }
-    fs::write(path, to_bytes(codes, header)).map_err(|e| Error::io("write", path, &e))
+    outfile::write(path, &to_bytes(codes, header))
 }
 
 /// Reads a codes file.

@@ -88,7 +88,13 @@ impl Runs {
         };
         if let Some(back) = back_from_last(text) {
             let found = ids.len().checked_sub(back + 1).and_then(|position| ids.get(position));
-            return found.cloned().ok_or_else(|| unknown(format!("there are only {} runs", ids.len())));
+            return found.cloned().ok_or_else(|| {
+                unknown(match ids.len() {
+                    0 => "there are no runs".into(),
+                    1 => "there is only 1 run".into(),
+                    count => format!("there are only {count} runs"),
+                })
+            });
         }
         let mut fitting = ids.iter().filter(|id| id.is_meant_by(text));
         match (fitting.next(), fitting.next()) {

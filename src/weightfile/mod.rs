@@ -14,7 +14,7 @@ mod torch;
 mod torch_legacy;
 mod write;
 
-pub use names::{Fit, LAYOUTS, Layout, Wanted, fit, rename};
+pub use names::{Fit, LAYOUTS, Layout, Wanted, fit, here, rename};
 pub use safetensors::header as safetensors_header;
 pub use write::{Outgoing, Source, can_write, write};
 
@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A format of files of weights.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ struct Contents {
     metadata: BTreeMap<String, String>,
     /// What was passed over, for a person.
     skipped: Vec<String>,
+    /// Of an archive, the entries that are not compressed.
+    parts: Vec<archive::Part>,
 }
 
 /// A tensor of a file.
@@ -91,6 +94,8 @@ pub struct WeightFile {
     file: File,
     format: &'static Format,
     contents: Contents,
+    /// The parts whose sums were found right.
+    checked: Mutex<HashSet<usize>>,
 }
 
 /// The most dimensions of a tensor.
@@ -114,7 +119,7 @@ impl WeightFile {
                 .hint("it may have been cut short: copy or download it again"));
         };
         let contents = (format.open)(path, &file).map_err(|error| named(error, path))?;
-        let file = Self { path: path.to_path_buf(), file, format, contents };
+        let file = Self { path: path.to_path_buf(), file, format, contents, checked: Mutex::default() };
         let mut names = HashSet::new();
         for tensor in file.tensors() {
             if tensor.shape.len() > MAX_DIMENSIONS || tensor.elements().is_none() {
@@ -148,6 +153,17 @@ impl WeightFile {
     /// What the file holds that is no tensor, by name.
     pub fn skipped(&self) -> &[String] {
         &self.contents.skipped
+    }
+
+    /// Checks the sum of the archive's entry in which this byte of the file lies, the first time.
+    fn check_sum(&self, byte: u64) -> Result<()> {
+        let Some(position) = archive::part_at(&self.contents.parts, byte) else { return Ok(()) };
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !checked.contains(&position) {
+            self.contents.parts[position].check(&self.path, &self.file)?;
+            checked.insert(position);
+        }
+        Ok(())
     }
 
     fn damaged(&self, note: impl Into<String>) -> Error {

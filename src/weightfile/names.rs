@@ -99,6 +99,12 @@ fn bare<'n>(name: &'n str, wrapper: &str) -> &'n str {
     name.strip_prefix(wrapper).unwrap_or(name)
 }
 
+/// What each tensor of a file is called here, in the order of the file.
+pub fn here(file: &WeightFile) -> Vec<String> {
+    let (layout, wrapper) = (Layout::guess(file), wrapper(file));
+    file.tensors().iter().map(|tensor| layout.ours(bare(&tensor.name, wrapper))).collect()
+}
+
 /// A tensor's name and shape under other names and in another format, and whether its numbers change places.
 pub fn rename(file: &WeightFile, tensor: &Tensor, to: &Layout, format: &super::Format) -> (String, Vec<usize>, bool) {
     let from = Layout::guess(file);

@@ -25,8 +25,9 @@ fn fits(head: &Head) -> bool {
 }
 
 fn open(path: &Path, file: &File) -> Result<Contents> {
-    let mut contents = Contents::default();
-    for Entry { index, name, size, offset } in archive::entries(path, file)? {
+    let entries = archive::entries(path, file)?;
+    let mut contents = Contents { parts: archive::parts(entries.iter()), ..Contents::default() };
+    for Entry { index, name, size, offset, .. } in entries {
         let name = name.trim_end_matches(".npy").to_string();
         let head = archive::unpack(path, file, index, LONGEST_HEADER)?;
         let header = npy::header(&head).map_err(|error| error.note(format!("array `{name}`")))?;

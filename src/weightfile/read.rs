@@ -42,6 +42,7 @@ impl WeightFile {
         if offset.checked_add(size).is_none_or(|end| end > length) {
             return Err(self.damaged("it is cut short"));
         }
+        self.check_sum(offset)?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset)).map_err(io)?;
         let mut values = Vec::with_capacity(count);

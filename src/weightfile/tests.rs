@@ -109,7 +109,63 @@ fn what_is_written_is_read_back_under_other_names() {
     let path = folder.path().join("half.pth");
     assert!(write(&path, can_write(&path).unwrap(), &tensors, &BTreeMap::new(), failing).is_err());
     assert!(!path.exists());
-    assert!(can_write(Path::new("a.h5")).unwrap_err().render("error").contains(".pdparams"));
+    for ending in ["safetensors", "pth", "pdparams", "npz"] {
+        let path = folder.path().join("a").with_extension(ending);
+        let before = std::fs::read(&path).unwrap();
+        assert!(write(&path, can_write(&path).unwrap(), &tensors, &BTreeMap::new(), failing).is_err());
+        assert!(std::fs::read(&path).unwrap() == before, "{ending}: what is there stays");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+    let told = can_write(Path::new("a.h5")).unwrap_err().render("error");
+    assert!(told.contains(".pdparams") && told.contains(".onnx"), "{told}");
+}
+
+#[test]
+fn a_byte_that_was_changed_in_an_archive_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = [Outgoing { name: "a".into(), shape: vec![200, 150], turns: false }];
+    for (ending, entry) in [("npz", "`a.npy`"), ("pth", "`archive/data/0`")] {
+        let path = folder.path().join("a").with_extension(ending);
+        let half = &mut |_: usize| Ok(vec![0.5; 30_000]);
+        write(&path, can_write(&path).unwrap(), &tensors, &BTreeMap::new(), half).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let read = |bytes: &[u8]| open(bytes).and_then(|file| file.read_f32(&file.tensors()[0]));
+        assert_eq!(read(&whole).unwrap(), vec![0.5; 30_000]);
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        let told = read(&changed).unwrap_err().render("error");
+        assert!(told.contains("CRC-32") && told.contains(entry) && told.contains("save it anew"), "{told}");
+        // PyTorch can be told to make no sums, and writes 0.
+        if ending == "pth" {
+            let sum = crc32fast::hash(&[0.5f32; 30_000].map(f32::to_le_bytes).concat()).to_le_bytes();
+            for at in 0..changed.len() - 4 {
+                if changed[at..at + 4] == sum {
+                    changed[at..at + 4].fill(0);
+                }
+            }
+            assert!(read(&changed).is_ok());
+        }
+    }
+    // A compressed entry, and one that is read with its header.
+    for name in ["npz", "npz_compressed"] {
+        let (whole, mut refused) = (peer(name), 0);
+        for at in (0..whole.len()).step_by(7) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            let read = |file: WeightFile| file.tensors().iter().map(|t| file.read_f32(t)).collect::<Result<Vec<_>>>();
+            refused += usize::from(open(&changed).and_then(read).is_err_and(|e| e.render("error").contains("CRC-32")));
+        }
+        assert!(refused > 0, "{name}");
+    }
+}
+
+#[test]
+fn a_wrapper_in_front_of_all_names_is_no_part_of_them_here() {
+    let names = here(&open(&peer("torch_wrapped")).unwrap());
+    assert!(
+        names.contains(&"hash.weight".to_string()) && names.contains(&"features.0.weight".to_string()),
+        "{names:?}"
+    );
 }
 
 #[test]

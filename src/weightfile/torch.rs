@@ -51,7 +51,8 @@ fn open(path: &Path, file: &File) -> Result<Contents> {
             None => Err(damaged(path, format!("`{name}` is compressed, which PyTorch does not do"))),
         }
     };
-    state(pickle.root(), &locate)
+    let contents = state(pickle.root(), &locate)?;
+    Ok(Contents { parts: archive::parts(entries.values()), ..contents })
 }
 
 /// Keys under which trainings keep the weights beside other things.

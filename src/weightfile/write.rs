@@ -5,9 +5,9 @@ use super::paddle::NAMES;
 use super::{FORMATS, Format};
 use crate::error::{Error, Kind, Result};
 use crate::npy;
+use crate::outfile::Outfile;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -31,7 +31,7 @@ pub(super) struct Job<'a> {
     source: &'a mut Source<'a>,
 }
 
-pub(super) type Write = fn(&mut BufWriter<File>, &mut Job) -> Result<(), Failure>;
+pub(super) type Write = fn(&mut Outfile, &mut Job) -> Result<(), Failure>;
 
 /// What may go wrong: the disk, or where the numbers come from.
 pub(super) enum Failure {
@@ -47,7 +47,10 @@ impl From<io::Error> for Failure {
 
 impl From<zip::result::ZipError> for Failure {
     fn from(error: zip::result::ZipError) -> Self {
-        Self::Io(io::Error::other(error))
+        Self::Io(match error {
+            zip::result::ZipError::Io(error) => error,
+            error => io::Error::other(error),
+        })
     }
 }
 
@@ -65,17 +68,17 @@ pub fn can_write(path: &Path) -> Result<&'static Format> {
     let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
     let found = FORMATS.iter().find(|format| format.write.is_some() && format.suffixes.contains(&suffix));
     found.ok_or_else(|| {
-        let known: Vec<String> = FORMATS
-            .iter()
-            .filter(|format| format.write.is_some())
-            .map(|format| format!(".{}", format.suffixes[0]))
-            .collect();
+        let known = FORMATS.iter().filter(|format| format.write.is_some());
+        let mut known: Vec<String> = known.map(|format| format!(".{}", format.suffixes[0])).collect();
+        // A network's, not a dictionary's: `model/onnx` writes it.
+        known.push(".onnx".into());
         Error::input(format!("`{}` has no ending that tells a format", path.display()))
             .hint(format!("weights are written as {}", known.join(", ")))
     })
 }
 
-/// Writes a file; a failed one is removed. `metadata` is kept by formats that can.
+/// Writes a file, whole or not at all: what is there already stays until the new one is whole. `metadata` is kept by
+/// formats that can.
 ///
 /// # Errors
 /// The disk, or an error of `source`.
@@ -89,18 +92,13 @@ pub fn write<'a>(
     let Some(write) = format.write else {
         return Err(Error::input(format!("{} is not written", format.name)));
     };
-    let io = |error: &io::Error| Error::io("write", path, error);
-    let mut out = BufWriter::new(File::create(path).map_err(|e| io(&e))?);
+    let mut out = Outfile::create(path)?;
     let mut job = Job { tensors, metadata, source };
-    let done = write(&mut out, &mut job).and_then(|()| Ok(out.flush()?));
-    done.map_err(|failure| {
-        // What is left of it would be taken for a file of weights.
-        let _ = std::fs::remove_file(path);
-        match failure {
-            Failure::Io(error) => io(&error),
-            Failure::Other(error) => error,
-        }
-    })
+    write(&mut out, &mut job).map_err(|failure| match failure {
+        Failure::Io(error) => out.failed(&error),
+        Failure::Other(error) => error,
+    })?;
+    out.finish()
 }
 
 impl Job<'_> {
@@ -119,7 +117,7 @@ impl Job<'_> {
     }
 }
 
-pub(super) fn safetensors(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Failure> {
+pub(super) fn safetensors(out: &mut Outfile, job: &mut Job) -> Result<(), Failure> {
     use safetensors::Dtype;
     use safetensors::tensor::{Metadata, TensorInfo};
     let mut offset = 0;
@@ -151,7 +149,7 @@ fn plain(size: usize) -> SimpleFileOptions {
     options.large_file(size as u64 >= u64::from(u32::MAX))
 }
 
-pub(super) fn torch(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Failure> {
+pub(super) fn torch(out: &mut Outfile, job: &mut Job) -> Result<(), Failure> {
     let mut archive = ZipWriter::new(out);
     let mut pickle = Pickler(b"\x80\x02".to_vec());
     pickle.raw(b"ccollections\nOrderedDict\n)R(");
@@ -187,7 +185,7 @@ pub(super) fn torch(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Fail
     Ok(())
 }
 
-pub(super) fn npz(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Failure> {
+pub(super) fn npz(out: &mut Outfile, job: &mut Job) -> Result<(), Failure> {
     let mut archive = ZipWriter::new(out);
     for index in 0..job.tensors.len() {
         let bytes = job.bytes(index)?;
@@ -201,7 +199,7 @@ pub(super) fn npz(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Failur
 }
 
 /// A pickle of protocol 4, as `paddle.save` writes it; the old name of NumPy's module is known to old and new.
-pub(super) fn paddle(out: &mut BufWriter<File>, job: &mut Job) -> Result<(), Failure> {
+pub(super) fn paddle(out: &mut Outfile, job: &mut Job) -> Result<(), Failure> {
     out.write_all(b"\x80\x04}(")?;
     for index in 0..job.tensors.len() {
         let bytes = job.bytes(index)?;

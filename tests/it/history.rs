@@ -295,9 +295,16 @@ fn seeds_are_taken_together_and_protocols_kept_apart() {
     assert!(single["metrics"]["mAP@10"]["over_queries"]["low"].is_f64() && single["selected"].is_null(), "{single}");
     let table = space.hashpipe(&["leaderboard", "small"]).ok().stdout;
     assert!(table.contains("lists.shapes/query") && table.contains("epochs"), "{table}");
-    for (form, sign) in [("markdown", "| --- |"), ("csv", "pipeline,epochs,"), ("latex", "\\begin{tabular}")] {
+    for (form, sign) in [("markdown", "| --- |"), ("latex", "\\begin{tabular}")] {
         assert!(space.hashpipe(&["leaderboard", "--format", form]).ok().stdout.contains(sign), "{form}");
     }
+    let csv = space.hashpipe(&["leaderboard", "--format", "csv"]).ok().stdout;
+    let lines: Vec<&str> = csv.lines().collect();
+    assert!(lines.len() == 4 && lines[0].starts_with("query_list,database_list,") && !csv.contains('±'), "{csv}");
+    assert!(
+        lines[0].contains(",mAP@10,mAP@10_deviation,mAP@10_low,mAP@10_high,") && lines[0].contains(",top_k,"),
+        "{csv}"
+    );
     // What these names came to last are evaluations of five ranks.
     let pair = ["compare", "small/evaluate.map@seed=0", "evaluate.map@seed=1", "--json"];
     let found = space.hashpipe(&pair).ok().json().remove(0);

@@ -28,6 +28,8 @@ mod rules;
 mod sources;
 /// A temporary project, and hashpipe run in it as a user would.
 mod space;
+/// Files and standard output: whole or an error.
+mod written;
 
 /// The folder of COCO's thirteen pictures, where there is one: they cannot be part of this repository.
 fn coco_lite() -> Option<std::path::PathBuf> {

@@ -13,10 +13,10 @@ use super::tensor_error;
 use super::weights::Card;
 use crate::error::{Error, Result};
 use crate::kernel::host;
+use crate::outfile::Outfile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 
 const IR_VERSION: u64 = 7;
@@ -75,7 +75,7 @@ pub fn write(path: &Path, model: &HashModel, card: &Card, options: Options) -> R
         return Err(Error::data(format!("the network has {length} bytes, and an ONNX file at most {LARGEST}")));
     }
     let io = |e: std::io::Error| Error::io("write", path, &e);
-    let mut out = BufWriter::new(File::create(path).map_err(io)?);
+    let mut out = Outfile::create(path)?;
     before.key(7, LENGTH);
     before.varint(length);
     out.write_all(&before.0).map_err(io)?;
@@ -88,7 +88,7 @@ pub fn write(path: &Path, model: &HashModel, card: &Card, options: Options) -> R
             out.write_all(&bytes).map_err(io)?;
         }
     }
-    out.flush().map_err(io)
+    out.finish()
 }
 
 /// A graph's nodes, inputs and outputs; without its weights.

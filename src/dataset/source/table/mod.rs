@@ -404,6 +404,17 @@ mod tests {
         let csv = "path,labels\na.png,cat\nd.png\n/x.png,cat\na.png,dog\n,cat\nd.png,bird\n";
         let (folder, mut table) = project("l.csv", csv);
         table.split = None;
+        // However lines end, and whatever stands between them.
+        for text in [
+            "path,labels\r\na.png,cat\r\n/x.png,dog\r\n",
+            "\u{feff}path,labels\r\n\r\n/x.png,\"dog\r\n\"\r\n",
+            "path,labels\n\n/x.png,dog\n",
+        ] {
+            std::fs::write(folder.path().join("l.csv"), text).unwrap();
+            let shown = build(&folder, &table).unwrap_err().render("error");
+            assert!(shown.contains("l.csv:3:1") && shown.contains("3 | /x.png"), "{shown}");
+        }
+        std::fs::write(folder.path().join("l.csv"), csv).unwrap();
         table.classes = Some(vec!["cat".into(), "dog".into()]);
         let shown = |table: &Table| build(&folder, table).unwrap_err().render("error");
         let text = shown(&table);

@@ -46,6 +46,29 @@ enum Cells {
     Named(Map<String, Value>),
 }
 
+/// Lines of records that come one after the other. The reader's own count is one too low after CRLF, and it takes empty
+/// lines for the beginning of what follows.
+struct Lines<'a> {
+    text: &'a str,
+    /// So many bytes were counted.
+    at: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    /// The line, from 1, of a record that the reader found here.
+    fn line(&mut self, position: Option<&csv::Position>) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut begin = position.map_or(self.at, |position| position.byte() as usize).clamp(self.at, bytes.len());
+        while matches!(bytes.get(begin), Some(b'\r' | b'\n')) {
+            begin += 1;
+        }
+        self.line += bytes[self.at..begin].iter().filter(|byte| **byte == b'\n').count();
+        self.at = begin;
+        self.line
+    }
+}
+
 /// One cell.
 #[derive(Debug, PartialEq)]
 pub(super) enum Cell<'a> {
@@ -77,16 +100,17 @@ impl<'a> Records<'a> {
             .has_headers(false)
             .from_reader(text.as_bytes());
         let mut columns: Option<HashMap<String, usize>> = None;
+        let mut lines = Lines { text, at: 0, line: 1 };
         for record in reader.records() {
             let record = match record {
                 Ok(record) => record,
                 Err(e) => {
-                    let line = e.position().map_or(1, |at| at.line() as usize);
+                    let line = lines.line(e.position());
                     fault(Error::data("broken row").at(self.place(line)).note(e.to_string()));
                     continue;
                 }
             };
-            let line = record.position().map_or(1, |at| at.line() as usize);
+            let line = lines.line(record.position());
             let Some(known) = &columns else {
                 let mut named = HashMap::new();
                 for (i, name) in record.iter().enumerate() {
