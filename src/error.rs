@@ -255,7 +255,7 @@ impl Error {
             let _ = writeln!(out, "note: {}", bounded(note));
         }
         for hint in &report.hints {
-            let _ = writeln!(out, "hint: {hint}");
+            let _ = writeln!(out, "hint: {}", bounded(hint));
         }
     }
 }

@@ -70,6 +70,23 @@ fn faiss_files_are_written_byte_for_byte() {
 }
 
 #[test]
+fn codes_that_a_format_cannot_hold_leave_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut codes = Codes::new(12).unwrap();
+    codes.push(&[1.0; 12]).unwrap();
+    for format in FORMATS {
+        let path = folder.path().join(format.name);
+        let whole = CodeSet::new(golden());
+        format.write(&path, &whole, &Options::default()).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let written = format.write(&path, &CodeSet::new(codes.clone()), &Options::default());
+        assert_eq!(written.is_err(), format.name.starts_with("faiss"), "{}", format.name);
+        assert_eq!(std::fs::read(&path).unwrap() == before, written.is_err(), "{}", format.name);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), FORMATS.len(), "nothing is left beside them");
+}
+
+#[test]
 fn bit_j_is_bit_j_mod_8_of_byte_j_div_8_unless_turned() {
     let mut codes = Codes::new(16).unwrap();
     let mut outputs = [-1.0; 16];
