@@ -1,10 +1,10 @@
 //! `hashpipe run --dry-run`: what a run would do, why, and what it would take. Writes nothing and holds no lock.
 
 use crate::cache::{Known, Standing, Start, State, Store, survey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Target, TaskId};
 use crate::report::{duration, note, plural, print, size, table};
-use crate::schedule::{Machine, Prediction, Use, need, predict};
+use crate::schedule::{Machine, Prediction, Use, impossible, need, predict};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +45,7 @@ pub(super) fn run(dry: &Dry, targets: &[TaskId], force: &[TaskId], json: bool) -
             })
             .to_string(),
         );
-        return Ok(0);
+        return dry.end(&standings);
     }
     let rows: Vec<Vec<String>> = standings
         .iter()
@@ -64,10 +64,18 @@ pub(super) fn run(dry: &Dry, targets: &[TaskId], force: &[TaskId], json: bool) -
     if let Some(text) = told(&forecast) {
         print(&text);
     }
-    Ok(0)
+    dry.end(&standings)
 }
 
 impl Dry<'_> {
+    /// Ends as a run would end before its first task, if this machine can never run one of those that would.
+    fn end(&self, standings: &[Standing]) -> Result<u8> {
+        let runs = standings.iter().filter(|standing| standing.runs != Some(false));
+        let tasks: Vec<TaskId> = runs.map(|standing| standing.task).collect();
+        let known = self.store.known(&self.plan.pipeline);
+        Error::all(impossible(self.plan, &known, self.machine, &tasks)).map_or(Ok(0), Err)
+    }
+
     /// What the tasks that run, or may run, would take by what is known of earlier runs.
     fn forecast(&self, standings: &[Standing]) -> Forecast {
         let known = self.store.known(&self.plan.pipeline);

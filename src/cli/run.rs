@@ -85,6 +85,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let store = Store::open(&arguments.folders.cache(&plan))?;
     let output = arguments.folders.output(&plan);
+    writable(&output)?;
     let watch = Arc::new(Watch::default());
     watch_for_interrupts(watch.clone())?;
     let runs = Runs::at(store.runs());
@@ -131,6 +132,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8> {
     // As with the settings: the process ends, and all of this at once with it.
     std::mem::forget((plan, outcome));
     told.map(|()| exit_code)
+}
+
+/// Whether results can be shown: that is no thing to find out after hours of work. Makes nothing yet.
+fn writable(output: &Path) -> Result<()> {
+    let there = output.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    tempfile::tempfile_in(there).map(|_| ()).map_err(|e| {
+        Error::io("write in the folder", output, &e).hint("`--output DIR` names another one; `cache/` is not touched")
+    })
 }
 
 /// The cache and the question, if nothing is asked but to bring all of a pipeline up to date.

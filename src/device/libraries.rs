@@ -170,16 +170,19 @@ macro_rules! functions {
     };
 }
 
+// Those that are called, and of the driver some that a change may well call next: all of them are older than CUDA 11.3.
 functions! {
     DRIVER:
-        cuCtxDestroy_v2 cuCtxGetCurrent cuCtxSetCurrent cuCtxSynchronize cuDeviceGet cuDeviceGetAttribute
-        cuDeviceGetCount cuDeviceGetDefaultMemPool cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain
-        cuDriverGetVersion cuEventCreate cuEventDestroy_v2 cuEventQuery cuEventRecord
-        cuEventSynchronize cuGetErrorName cuGetErrorString cuInit cuLaunchKernel cuMemAlloc_v2 cuMemAllocAsync
-        cuMemFree_v2 cuMemFreeAsync cuMemFreeHost cuMemGetInfo_v2 cuMemHostAlloc cuMemPoolSetAttribute
-        cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoDAsync_v2 cuMemcpyPeerAsync cuMemsetD8Async
-        cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuStreamCreate cuStreamDestroy_v2
-        cuStreamIsCapturing cuStreamSynchronize cuStreamWaitEvent;
+        cuCtxDestroy_v2 cuCtxEnablePeerAccess cuCtxGetCurrent cuCtxGetDevice cuCtxSetCurrent cuCtxSynchronize
+        cuDeviceCanAccessPeer cuDeviceGet cuDeviceGetAttribute cuDeviceGetCount cuDeviceGetDefaultMemPool
+        cuDeviceGetName cuDeviceGetUuid cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain cuDeviceTotalMem_v2
+        cuDriverGetVersion cuEventCreate cuEventDestroy_v2 cuEventElapsedTime cuEventQuery cuEventRecord
+        cuEventSynchronize cuFuncGetAttribute cuFuncSetAttribute cuGetErrorName cuGetErrorString cuInit cuLaunchKernel
+        cuMemAlloc_v2 cuMemAllocAsync cuMemFree_v2 cuMemFreeAsync cuMemFreeHost cuMemGetInfo_v2 cuMemHostAlloc
+        cuMemPoolGetAttribute cuMemPoolSetAttribute cuMemPoolTrimTo cuMemcpyDtoDAsync_v2 cuMemcpyDtoH_v2
+        cuMemcpyDtoHAsync_v2 cuMemcpyHtoD_v2 cuMemcpyHtoDAsync_v2 cuMemcpyPeerAsync cuMemsetD8Async
+        cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuOccupancyMaxActiveBlocksPerMultiprocessor
+        cuStreamCreate cuStreamDestroy_v2 cuStreamIsCapturing cuStreamQuery cuStreamSynchronize cuStreamWaitEvent;
     NVRTC:
         nvrtcCompileProgram nvrtcCreateProgram nvrtcDestroyProgram nvrtcGetPTX nvrtcGetPTXSize nvrtcGetProgramLog
         nvrtcGetProgramLogSize;

@@ -24,7 +24,8 @@ pub trait Divide {
 #[serde(deny_unknown_fields)]
 pub struct Synchronous {
     /// Where the loss keeps the codes of all training images.
-    #[serde(default, skip_serializing_if = "Bank::is_first")]
+    #[serde(default)]
+    #[schemars(extend("before" = "first"))]
     bank: Bank,
 }
 

@@ -9,7 +9,7 @@ use super::{Axes, Graph, Plan, Target, Task, TaskId, graph, point_text, refs_in,
 use crate::config::{Config, Mark};
 use crate::error::{Error, Place, Result};
 use crate::names::{is_name, known_or_nearest};
-use crate::stage::{Kind, Parsed, STAGES};
+use crate::stage::{Content, Kind, Parsed, STAGES};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -239,7 +239,7 @@ impl<'a> Planner<'a> {
         if faulty || !self.errors.is_empty() {
             return;
         }
-        let inputs = self.inputs(stage, &parsed.params, &point);
+        let inputs = self.inputs(stage, &parsed, &point);
         let needs: Vec<TaskId> = point.inputs.values().copied().collect();
         let name = task_name(&stage.id, &point.axes);
         for (key, remark) in parsed.stage.remarks() {
@@ -272,13 +272,14 @@ impl<'a> Planner<'a> {
     }
 
     /// What every reference of a task means.
-    fn inputs(&mut self, stage: &Sound, params: &Value, point: &sweep::Point) -> BTreeMap<String, Target> {
-        let mut inputs = BTreeMap::new();
-        for (path, text) in refs_in(params) {
+    fn inputs(&mut self, stage: &Sound, parsed: &Parsed, point: &sweep::Point) -> BTreeMap<String, Target> {
+        let (mut inputs, takes) = (BTreeMap::new(), parsed.stage.takes());
+        for (path, text) in refs_in(&parsed.params) {
             let target = match (target::parse(&text), point.inputs.get(&text)) {
                 (Text::Output { port, stage: needed, .. }, Some(task)) => {
                     if let Some(needed_task) = self.tasks.get(task.0) {
-                        let fault = unknown_port(&needed, &port, &needed_task.step.outputs());
+                        let fault = unknown_port(&needed, &port, &needed_task.step.outputs())
+                            .or_else(|| unsuitable(&takes, &path, &text, needed_task.step.holds(&port)));
                         self.errors.extend(fault.map(|error| error.at(self.place(stage, &path, Mark::Value))));
                     }
                     Target::Output { task: *task, port }
@@ -288,6 +289,52 @@ impl<'a> Planner<'a> {
             inputs.insert(text, target);
         }
         inputs
+    }
+
+    /// Whether a place is the user's to be written to: what the project is made of is not, nor is what would hold it.
+    fn forbidden_places(&self) -> Vec<Error> {
+        let project = whole(&self.config.project);
+        let own = project.join("cache");
+        let files: Vec<PathBuf> = self.config.places().texts().map(|(path, _)| whole(path)).collect();
+        let around: Vec<PathBuf> = files.into_iter().chain([own.clone(), project.join("output")]).collect();
+        let fault = |(task, place): (&Task, &PathBuf)| {
+            let put = whole(place);
+            let is_around = around.iter().find(|kept| kept.starts_with(&put));
+            let is_inside = put.starts_with(&own).then_some(&own);
+            let is_project = project.starts_with(&put);
+            let (kept, how) = match (is_project, is_around, is_inside) {
+                (true, ..) => (&project, "is, or holds, the project's folder"),
+                (_, Some(kept), _) => (kept, "is, or holds, what is hashpipe's own or the pipeline's"),
+                (_, _, Some(kept)) => (kept, "lies in what is hashpipe's own"),
+                _ => return None,
+            };
+            let error = Error::input(format!("an output of `{}` cannot be put at `{}`", task.name, place.display()))
+                .at(self.place_of(task, "outputs"))
+                .note(format!("that {how}: `{}`", kept.display()))
+                .hint("name a file or folder of its own, as in \"results/features.npy\"");
+            Some(error)
+        };
+        let places = self.tasks.iter().flat_map(|task| task.puts.iter().map(move |(_, path)| (task, path)));
+        places.filter_map(fault).collect()
+    }
+
+    /// Holes of a place that no axis filled.
+    fn open_places(&self) -> Vec<Error> {
+        let fault = |(task, place): (&Task, &PathBuf)| {
+            let text = place.to_str()?;
+            let (_, rest) = text.split_once('{')?;
+            let (hole, _) = rest.split_once('}')?;
+            let known: Vec<&str> = task.axes.keys().map(String::as_str).collect();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            (!hole.is_empty() && hole.chars().all(plain)).then(|| {
+                Error::input(format!("`{{{hole}}}` in a place of `{}` stands for nothing", task.name))
+                    .at(self.place_of(task, "outputs"))
+                    .note("a place takes `{param.NAME}`, and the axes that its task is swept over")
+                    .hint(known_or_nearest(hole, &known, "axes"))
+            })
+        };
+        let places = self.tasks.iter().flat_map(|task| task.puts.iter().map(move |(_, path)| (task, path)));
+        places.filter_map(fault).collect()
     }
 
     /// Two tasks must not put their outputs at one place or inside of one another, and what a task puts somewhere is read
@@ -328,6 +375,9 @@ impl<'a> Planner<'a> {
         }
         drop(places);
         self.errors.extend(errors);
+        for error in self.forbidden_places().into_iter().chain(self.open_places()) {
+            self.errors.push(error);
+        }
     }
 
     /// The fault of a path that a task reads and another one puts there, so that nothing says which comes first.
@@ -398,6 +448,19 @@ fn plain(path: &Path) -> PathBuf {
     if plain.as_os_str().is_empty() { PathBuf::from(".") } else { plain }
 }
 
+/// A path from the root, without `.` and `..` in it.
+fn whole(path: &Path) -> PathBuf {
+    let from_root = std::path::absolute(plain(path)).unwrap_or_else(|_| path.to_path_buf());
+    from_root.components().fold(PathBuf::new(), |mut whole, part| {
+        if part == Component::ParentDir {
+            whole.pop();
+        } else {
+            whole.push(part);
+        }
+        whole
+    })
+}
+
 /// Where outputs are put: positions of the tasks that put them there.
 #[derive(Default)]
 struct Places<'a> {
@@ -456,6 +519,21 @@ fn unknown_port(stage: &str, port: &str, ports: &[&str]) -> Option<Error> {
     }
     let hint = known_or_nearest(port, ports, "outputs");
     Some(Error::input(format!("`{stage}` has no output `{port}`")).hint(hint))
+}
+
+/// The fault of a reference to an output that is not what its stage reads there.
+fn unsuitable(takes: &[(&str, Content)], path: &[String], text: &str, found: Content) -> Option<Error> {
+    let is_it = |key: &str| {
+        let steps: Vec<&str> = key.split('.').collect();
+        steps.len() == path.len() && steps.iter().zip(path).all(|(step, found)| *step == "*" || step == found)
+    };
+    let (_, wanted) = takes.iter().find(|(key, wanted)| is_it(key) && !found.suits(*wanted))?;
+    let error = Error::input(format!("`{}` takes {}, and `{text}` is not", path.join("."), wanted.told()));
+    Some(
+        error
+            .note(format!("`{text}` is {}", found.told()))
+            .hint(format!("write, for example, \"{}\"", wanted.example())),
+    )
 }
 
 /// The path of a swept reference is that of the parameter, not of the element in its list.

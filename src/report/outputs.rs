@@ -20,17 +20,20 @@ pub fn materialise(
     results: &Results,
     folder: &Path,
 ) -> Result<Vec<Error>> {
-    let wanted = |task: &Task| -> Vec<(Object, PathBuf)> {
+    let wanted = |task: &Task| -> Vec<(Object, PathBuf, bool)> {
         let Some(made) = results.get(&task.id) else { return vec![] };
         let shown = task.step.shown().into_iter().map(|(port, name)| (port, task_folder(folder, task).join(name)));
         let puts = task.puts.iter().map(|(port, path)| (port.as_str(), path.clone()));
-        let objects = shown.chain(puts).filter_map(|(port, to)| Some((made.outputs.get(port)?.clone(), to)));
-        objects.filter(|(object, to)| digests.path(to).ok().as_ref() != Some(&object.digest)).collect()
+        let varies = task.step.varies();
+        let objects = shown
+            .chain(puts)
+            .filter_map(|(port, to)| Some((made.outputs.get(port)?.clone(), to, varies.contains(&port))));
+        objects.filter(|(object, to, _)| digests.path(to).ok().as_ref() != Some(&object.digest)).collect()
     };
-    let wanted: Vec<(Object, PathBuf)> = plan.tasks.par_iter().flat_map_iter(wanted).collect();
+    let wanted: Vec<(Object, PathBuf, bool)> = plan.tasks.par_iter().flat_map_iter(wanted).collect();
     let mut places = Places { store, digests, warnings: vec![], workspace: None };
-    for (object, to) in &wanted {
-        places.put(object, to)?;
+    for (object, to, varies) in &wanted {
+        places.put(object, to, *varies)?;
     }
     let warnings = places.warnings;
     // Digests that are not remembered are found again.
@@ -56,7 +59,8 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn put(&mut self, object: &Object, to: &Path) -> Result<()> {
+    /// Puts an output at a place. One that holds times differs each time it is made, so what is there is an earlier one.
+    fn put(&mut self, object: &Object, to: &Path, varies: bool) -> Result<()> {
         let from = self.store.object_path(object);
         // What is not in the cache any more was not needed, or it would have been made again.
         if !from.exists() {
@@ -66,7 +70,8 @@ impl Places<'_> {
         if object.folder && there.as_ref().is_some_and(std::fs::Metadata::is_dir) && files_below(to).is_ok() {
             return self.restore_folder(&from, to);
         }
-        if there.is_some() {
+        let is_file = there.as_ref().is_some_and(std::fs::Metadata::is_file);
+        if there.is_some() && !(varies && is_file && !object.folder) {
             self.make_way(to, &free_name(to))?;
         }
         self.copy(&from, to)
@@ -115,7 +120,7 @@ impl Places<'_> {
         Ok(())
     }
 
-    /// Copies a file or folder to where nothing is, so that it appears there whole.
+    /// Copies a file or folder to where nothing is, or a file to where one is, so that it appears there whole.
     fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
         make_parent(to)?;
         let workspace = match self.workspace.take() {

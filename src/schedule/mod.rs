@@ -21,7 +21,7 @@ mod worker;
 pub use gpu_fault::explain_gpu;
 pub use machine::{About, Asked, Card, FAKE_GPUS, Gpus, Machine, Use};
 pub use need::{Gpu, Need, check_gpus};
-pub use predict::{need, predict, use_of_gpu};
+pub use predict::{impossible, need, predict, use_of_gpu};
 pub use rehearse::{Rehearsal, rehearse};
 pub use run::run;
 pub use simulate::Prediction;

@@ -3,9 +3,10 @@
 use super::machine::Machine;
 use super::need::{Gpu, Need};
 use super::simulate::{Expected, Prediction, simulate};
+use super::slots::Slots;
 use crate::amounts::CardMemory;
 use crate::cache::{Attempt, End, Known, Store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Target, Task, TaskId};
 use crate::stage::{Network, Ref, images_in};
 use std::collections::{BTreeMap, HashMap};
@@ -112,6 +113,16 @@ fn by_speed(
 
 fn last(attempts: &[Attempt]) -> Option<f64> {
     attempts.iter().rev().find(|attempt| attempt.end == End::Done).map(|attempt| attempt.seconds)
+}
+
+/// Why this machine can never run some tasks, for those of which that is so.
+pub fn impossible(plan: &Plan, known: &Known, machine: &Machine, tasks: &[TaskId]) -> Vec<Error> {
+    let slots = Slots::new(machine.clone());
+    let fault = |id: &TaskId| {
+        let task = plan.task(*id);
+        need(plan, task, known, machine).and_then(|need| slots.can_ever(&task.name, &need)).err()
+    };
+    tasks.iter().filter_map(fault).collect()
 }
 
 /// What running these tasks would take; a task's `part` is what is left of it to do, from 0 to 1.

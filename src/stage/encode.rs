@@ -2,7 +2,7 @@
 
 use super::contract::{agree, readable};
 use super::shelf::{Part, Parts, Shelf};
-use super::{Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work, prepared, tell_precision};
+use super::{Content, Ctx, Describe, Network, Pass, Ref, Resources, Stage, Work, prepared, tell_precision};
 use crate::dataset::List;
 use crate::error::Result;
 use crate::model::{self, Precision, weights};
@@ -44,6 +44,14 @@ impl Describe for Encode {
 impl Stage for Encode {
     fn outputs(&self) -> Vec<&'static str> {
         vec!["codes"]
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == "codes" { Content::Codes } else { Content::Other }
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![("model", Content::Network), ("list", Content::List), ("prepared", Content::Prepared)]
     }
 
     fn resources(&self) -> Resources {

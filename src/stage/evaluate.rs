@@ -2,7 +2,7 @@
 
 use super::contract::{agree, broken, readable};
 use super::protocol::Protocol;
-use super::{Ctx, Describe, Ref, Stage};
+use super::{Content, Ctx, Describe, Ref, Stage};
 use crate::assess::{Asked, Assessment, RESAMPLES, Sides, assess, metric_name};
 use crate::dataset::{self, List};
 use crate::error::{Error, Result};
@@ -75,6 +75,15 @@ impl Describe for Evaluate {
 impl Stage for Evaluate {
     fn outputs(&self) -> Vec<&'static str> {
         vec!["result", "per_query"]
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![
+            ("query_codes", Content::Codes),
+            ("database_codes", Content::Codes),
+            ("query_list", Content::List),
+            ("database_list", Content::List),
+        ]
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {

@@ -1,7 +1,7 @@
 //! `[export.*]`: a trained network and its codes as files for other programs.
 
 use super::contract::{agree, broken, readable};
-use super::{Ctx, Describe, Ref, Stage};
+use super::{Content, Ctx, Describe, Ref, Stage};
 use crate::codefile::{self, CodeSet, Options};
 use crate::error::{Error, Result};
 use crate::model::onnx::{self, Onnx};
@@ -50,6 +50,14 @@ impl Describe for Export {
 impl Stage for Export {
     fn outputs(&self) -> Vec<&'static str> {
         vec!["files"]
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == "files" { Content::Exported } else { Content::Other }
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![("model", Content::Network), ("codes.*", Content::Codes)]
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {

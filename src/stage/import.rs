@@ -1,7 +1,7 @@
 //! `[import.*]`: a finished network that another program trained.
 
 use super::contract::{agree, readable};
-use super::{Ctx, Describe, Ref, Stage};
+use super::{Content, Ctx, Describe, Ref, Stage};
 use crate::dataset::List;
 use crate::error::{Error, Result};
 use crate::image::Transform;
@@ -48,6 +48,10 @@ impl Describe for Import {
 impl Stage for Import {
     fn outputs(&self) -> Vec<&'static str> {
         vec!["model"]
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == "model" { Content::Network } else { Content::Other }
     }
 
     fn is_parallel(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use super::contract::{agree, broken};
 use super::export::weights_file;
-use super::{Ctx, Describe, Ref, Stage, prepared};
+use super::{Content, Ctx, Describe, Ref, Stage, prepared};
 use crate::codefile::{self, Options};
 use crate::dataset::{Examples as _, List, eval_pixels};
 use crate::error::{Error, Kind, Result};
@@ -79,6 +79,17 @@ impl Describe for Infer {
 impl Stage for Infer {
     fn outputs(&self) -> Vec<&'static str> {
         vec!["result", "log"]
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![
+            ("model", Content::Network),
+            ("codes", Content::Codes),
+            ("exported", Content::Exported),
+            ("list", Content::List),
+            ("prepared", Content::Prepared),
+            ("database", Content::List),
+        ]
     }
 
     fn shown(&self) -> Vec<(&'static str, &'static str)> {

@@ -2,7 +2,7 @@
 
 use super::contract::{broken, readable};
 use super::protocol::{self, Protocol};
-use super::{Ctx, Describe, Images, Stage};
+use super::{Content, Ctx, Describe, Images, Stage};
 use crate::dataset::source::{Source, SourceSpec};
 use crate::dataset::{Item, List};
 use crate::error::{Error, Result};
@@ -89,6 +89,10 @@ fn split_off(train: &mut List, count: usize) -> Result<List> {
 impl Stage for Lists {
     fn outputs(&self) -> Vec<&'static str> {
         self.lists().chain(self.makes_images().then_some(MADE)).collect()
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == MADE { Content::Images } else { Content::List }
     }
 
     fn check(&self) -> Vec<(&'static str, Error)> {

@@ -5,6 +5,7 @@
 
 mod command;
 mod context;
+mod content;
 mod contract;
 mod encode;
 mod evaluate;
@@ -25,6 +26,7 @@ mod select;
 mod shelf;
 mod train;
 
+pub use content::Content;
 pub use context::{Ctx, Input, Job, Message, Stop};
 pub use late::Late;
 pub use param::{Param, Shape, Variant};
@@ -50,6 +52,17 @@ use std::path::{Path, PathBuf};
 pub trait Stage: Send + Sync {
     /// The files or folders it writes. Each must exist when `run` returns.
     fn outputs(&self) -> Vec<&str>;
+
+    /// What an output is.
+    fn holds(&self, output: &str) -> Content {
+        let _ = output;
+        Content::Other
+    }
+
+    /// What its references must be, by their key paths; one that is not here may be anything.
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![]
+    }
 
     /// Outputs that a person wants to find in `output/`, under the names they get there.
     fn shown(&self) -> Vec<(&'static str, &'static str)> {

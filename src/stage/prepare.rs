@@ -1,7 +1,7 @@
 //! `[prepare.*]`: every image of a list decoded and resized once, for all trainings and encodings that follow.
 
 use super::contract::{agree, readable};
-use super::{Ctx, Describe, Ref, Stage};
+use super::{Content, Ctx, Describe, Ref, Stage};
 use crate::dataset::{Item, List, Listed, Prepared, Scale, Writer, is_part};
 use crate::error::{Error, Result};
 use crate::threads;
@@ -47,6 +47,14 @@ impl Describe for Prepare {
 impl Stage for Prepare {
     fn outputs(&self) -> Vec<&'static str> {
         vec![IMAGES]
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == IMAGES { Content::Prepared } else { Content::Other }
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![("list", Content::List)]
     }
 
     fn follows_threads(&self) -> bool {

@@ -3,7 +3,8 @@
 use super::contract::{agree, readable};
 use super::select::Select;
 use super::{
-    Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared, tell_precision,
+    Content, Ctx, Describe, Extends, Input, Network, Pass, Ref, Resources, Stage, Work, network_name, prepared,
+    tell_precision,
 };
 use crate::dataset::List;
 use crate::error::{Error, Result};
@@ -70,7 +71,7 @@ pub(super) struct Train {
     precision: Precision,
     /// How the training is divided among several devices; `gpus` in `[resources]` says how many there are.
     #[serde(default)]
-    #[schemars(extend("before" = { "name": "synchronous" }))]
+    #[schemars(extend("before" = { "name": "synchronous", "bank": "first" }))]
     data_parallel: DataParallel,
     /// Which epoch is kept; without it, the last one.
     #[serde(default)]
@@ -135,6 +136,19 @@ impl Stage for Train {
     fn outputs(&self) -> Vec<&'static str> {
         let state = self.extends().map(|_| "state");
         ["model", "log"].into_iter().chain(state).collect()
+    }
+
+    fn holds(&self, output: &str) -> Content {
+        if output == "model" { Content::Network } else { Content::Other }
+    }
+
+    fn takes(&self) -> Vec<(&'static str, Content)> {
+        vec![
+            ("list", Content::List),
+            ("prepared", Content::Prepared),
+            ("select.query", Content::List),
+            ("select.database", Content::List),
+        ]
     }
 
     fn extends(&self) -> Option<Extends> {

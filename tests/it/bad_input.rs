@@ -27,6 +27,11 @@ fn swept(params: &str) -> String {
     format!("[command.c]\nrun = 'true'\nparams = {{ {params} }}\noutputs = {{ o = 'o' }}\n")
 }
 
+/// A command whose output is to be put somewhere.
+fn put_at(place: &str) -> String {
+    format!("[command.c]\nrun = 'echo a > {{out.o}}'\n\noutputs = {{ o = '{place}' }}\n")
+}
+
 fn files_pipeline() -> String {
     with(
         "{ name = \"shapes\", train = 24, query = 8, database = 24, size = 32, seed = 1 }",
@@ -230,6 +235,44 @@ fn pipelines() {
             more: &["--only", "train.ent"],
             says: &["`small` has no stage `train.ent`", "did you mean `train.net`?"],
         },
+        case(
+            "a list for a network",
+            with(
+                "model = \"train.net/model\"\nlist = \"lists.shapes/query\"",
+                "model = \"lists.shapes/train\"\nlist = \"lists.shapes/query\"",
+            ),
+            &[
+                "`model` takes a network, and `lists.shapes/train` is not",
+                "--> p.toml:",
+                "model = \"lists.shapes/train\"",
+                "`lists.shapes/train` is a list of images",
+                "hint: write, for example, \"train.NAME/model\"",
+            ],
+        ),
+        case(
+            "a record for codes",
+            with("codes = { database = \"encode.database/codes\" }", "codes = { database = \"train.net/log\" }"),
+            &["`codes.database` takes codes", "`train.net/log` is a record", "for example, \"encode.NAME/codes\""],
+        ),
+        case(
+            "the cache as a place",
+            put_at("cache"),
+            &["cannot be put at", "p.toml:4", "is, or holds, what is hashpipe's own"],
+        ),
+        case(
+            "a place in the cache",
+            put_at("cache/v2/objects"),
+            &["cannot be put at", "lies in what is hashpipe's own"],
+        ),
+        case("the pipeline as a place", put_at("./p.toml"), &["cannot be put at", "the pipeline's: `", "p.toml`"]),
+        case("the project as a place", put_at("."), &["cannot be put at", "is, or holds, the project's folder"]),
+        case("what holds the project as a place", put_at("a/../.."), &["cannot be put at", "the project's folder"]),
+        case(
+            "a hole in a place",
+            put_at("r/{bits}"),
+            &["`{bits}` in a place of `command.c` stands for nothing", "p.toml:4"],
+        ),
+        case("an unknown parameter in a place", put_at("{param.nope}"), &["a place uses `nope`", "p.toml:4"]),
         Case {
             what: "a GPU in a CPU build",
             text: PIPELINE.into(),
@@ -266,6 +309,34 @@ fn a_gpu_for_an_evaluation_is_refused_in_a_cpu_build() {
     for piece in ["`evaluate.map@bits=", "is to have a GPU, which it cannot use", "built without CUDA"] {
         assert!(ended.stderr.contains(piece), "`{piece}` is not said in\n{}", ended.stderr);
     }
+}
+
+#[test]
+fn what_this_machine_can_never_run_is_foreseen() {
+    let space = Space::empty();
+    let command = "[command.NAME]\nrun = 'echo a > {out.o}'\noutputs = { o = '' }\n";
+    space.write(
+        "p.toml",
+        format!("{}{}resources = {{ cpus = 100000 }}\n", command.replace("NAME", "a"), command.replace("NAME", "b")),
+    );
+    for more in [&["run", "p.toml"][..], &["run", "-n", "p.toml"], &["run", "-n", "--json", "p.toml"]] {
+        let ended = space.hashpipe(more);
+        assert_eq!(ended.code, 6, "{more:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("`command.b` can never run on this machine"), "{more:?}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("`command.a` can"), "{}", ended.stderr);
+    }
+    assert_eq!(space.hashpipe(&["run", "-n", "p.toml", "--only", "command.a"]).code, 0);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_is_told_before_any_work() {
+    let space = Space::empty();
+    space.write("p.toml", put_at("o"));
+    space.write("taken", "a file\n");
+    let ended = space.hashpipe(&["run", "p.toml", "--output", "taken/out"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("taken/out") && ended.stderr.contains("--output DIR"), "{}", ended.stderr);
+    assert!(!space.path("o").exists(), "work was done");
 }
 
 #[test]
@@ -401,7 +472,7 @@ fn pictures_are_no_list() {
     space.write("p.toml", with("lists.shapes/train", "lists.shapes/images"));
     let ended = space.hashpipe(&["run", "p.toml"]);
     assert_eq!(ended.code, 2, "{}", ended.stderr);
-    assert!(ended.stderr.contains("is a folder and not a list"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("`lists.shapes/images` is a folder of images"), "{}", ended.stderr);
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod links;
 mod supervise;
 mod template;
 
-use super::{Ctx, Describe, Fact, Ref, Refs, Scalar, Stage, Words};
+use super::{Content, Ctx, Describe, Fact, Ref, Refs, Scalar, Stage, Words};
 use crate::amounts::Wants;
 use crate::dataset::Location;
 use crate::error::{Error, Kind, Result};
@@ -80,6 +80,11 @@ impl Stage for Command {
         self.outputs.keys().map(String::as_str).collect()
     }
 
+    fn holds(&self, output: &str) -> Content {
+        let _ = output;
+        Content::Any
+    }
+
     fn places(&self) -> Vec<(&str, String)> {
         let placed = self.outputs.iter().filter(|(_, place)| !place.0.is_empty());
         placed.map(|(name, place)| (name.as_str(), self.with_params(&place.0))).collect()
@@ -142,6 +147,7 @@ impl Stage for Command {
             }));
         }
         errors.extend(self.unknown_holes().into_iter().chain(self.crowded_words()).map(|error| ("run", error)));
+        errors.extend(self.unknown_in_places().into_iter().map(|error| ("outputs", error)));
         errors.extend(self.homeless_outputs().into_iter().map(|error| ("outputs", error)));
         let odd = self.env.iter().filter(|name| name.is_empty() || name.contains(['=', '\0']));
         errors.extend(odd.map(|name| ("env", Error::input(format!("`{name}` cannot be an environment variable")))));
@@ -202,6 +208,26 @@ impl Command {
             Hole::Threads => None,
         });
         found.collect()
+    }
+
+    /// What stands in places and can mean nothing there.
+    fn unknown_in_places(&self) -> Vec<Error> {
+        let places = Words::List(self.outputs.values().map(|place| place.0.clone()).collect());
+        let fault = |hole: &Hole| match hole {
+            Hole::Param(name) if self.params.contains_key(*name) => None,
+            Hole::Param(name) => {
+                Some(Error::input(format!("a place uses `{name}`, which is not in `params`")).hint(known_or_nearest(
+                    name,
+                    &keys(&self.params),
+                    "params",
+                )))
+            }
+            _ => Some(
+                Error::input("a place can use `{param.NAME}` and axes, as `{bits}`, and nothing else")
+                    .hint("what stands for inputs and outputs belongs into `run`"),
+            ),
+        };
+        holes(&places).iter().filter_map(fault).collect()
     }
 
     /// Words that would hold several files at once.
@@ -375,6 +401,13 @@ mod tests {
         );
         assert_eq!(faults(json!({"run": "x > {out.o}", "outputs": {"o": ""}})), [""; 0]);
         assert_eq!(faults(json!({"run": "x", "outputs": {"o": "../o"}})).len(), 1);
+        assert_eq!(
+            faults(json!({"run": "x {out.o} {out.p}", "outputs": {"o": "{param.nope}/a", "p": "{in.a}"}})),
+            [
+                "outputs: a place uses `nope`, which is not in `params`",
+                "outputs: a place can use `{param.NAME}` and axes, as `{bits}`, and nothing else",
+            ]
+        );
     }
 
     #[test]
