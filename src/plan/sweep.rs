@@ -159,11 +159,16 @@ fn choose(point: &mut Point, path: &[String]) -> Result<(), Fault> {
     let Some(Value::Object(map)) = get(&point.table, path) else { return Ok(()) };
     let fault = |message: String| Fault { path: path.to_vec(), message };
     let axis = map["by"].as_str().unwrap_or_default();
-    let Some(value) = point.axes.get(axis) else {
+    // A parameter of its own that has one value is a sweep of one point, as after `--set train.a.bits=64`.
+    let own: Vec<String> = axis.split('.').map(str::to_string).collect();
+    let single = |value: &&Value| !value.is_array() && !value.is_object() && !value.is_null();
+    let Some(value) = point.axes.get(axis).or_else(|| get(&point.table, &own).filter(single)) else {
         let known: Vec<&str> = point.axes.keys().map(String::as_str).collect();
         let known =
             if known.is_empty() { "is not swept".into() } else { format!("is swept over {}", known.join(", ")) };
-        return Err(fault(format!("`by = \"{axis}\"`, but this stage {known}")));
+        return Err(fault(format!(
+            "`by = \"{axis}\"`, but this stage {known} (a list makes an axis, even of one value: `{axis} = [..]`)"
+        )));
     };
     let name = point_text(axis, value).split_off(axis.len() + 1);
     let chosen = map.get(&name).or_else(|| map.get("default")).cloned();

@@ -85,6 +85,7 @@ fn epochs_of_one_length_run_that_training_and_what_follows() {
     let text = PIPELINE.replace("epochs = 1", "epochs = { by = \"bits\", 8 = 1, default = 2 }");
     let sixteen: Vec<&str> = ALL.into_iter().filter(|task| task.ends_with("@bits=16")).collect();
     assert_eq!(started(&space, &text, &[]), sixteen);
+    assert_eq!(started(&space, &text.replace("bits = [8, 16]", "bits = 16"), &[]), NONE, "one value is a point, too");
     assert_eq!(started(&space, PIPELINE, &[]), NONE, "and back again is a hit");
 }
 
