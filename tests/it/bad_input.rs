@@ -340,22 +340,6 @@ fn an_output_folder_that_cannot_be_written_is_told_before_any_work() {
 }
 
 #[test]
-fn a_pipe_is_no_input() {
-    let space = Space::empty();
-    space.write("p.toml", format!("{}inputs = {{ i = 'pipe' }}\n", put_at("o")));
-    nix::unistd::mkfifo(&space.path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for more in [&["run", "p.toml"][..], &["run", "-n", "p.toml"]] {
-        let ended = space.hashpipe(more);
-        assert!(
-            format!("{}{}", ended.stdout, ended.stderr).contains("`pipe` is neither a file nor a folder"),
-            "{more:?}: {}{}",
-            ended.stdout,
-            ended.stderr
-        );
-    }
-}
-
-#[test]
 fn all_faults_of_a_file_are_told_at_once() {
     let text =
         with("epochs = 1", "epocs = 1").replace("top_k = 10", "top_k = \"ten\"").replace("batch = 10", "batch = 0");

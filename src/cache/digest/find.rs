@@ -119,14 +119,9 @@ impl Digests {
         if metadata.is_dir() {
             return Err(Error::data(format!("`{}` is a folder, and a file is wanted", path.display())));
         }
-        if !metadata.is_file() {
-            // A pipe would be waited for, and what it gave once it never gives again.
-            return Err(Error::data(format!("`{}` is neither a file nor a folder", path.display()))
-                .hint("write what it gives to a file, and name that"));
-        }
         let (path, stamp) = (PathId::of(base, path, room), Stamp::of(&metadata));
         let executable = metadata.permissions().mode() & 0o100 != 0;
-        let lasting = stamp.is_settled(now);
+        let lasting = metadata.is_file() && stamp.is_settled(now);
         Ok(Looks { path, stamp, executable, lasting, known: self.known_as(&path, &stamp, seconds(now)) })
     }
 
